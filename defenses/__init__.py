@@ -1,0 +1,1 @@
+"""Defences: empty until the first one is finished."""

@@ -1,0 +1,205 @@
+"""`compress`: copy a float model, swap its layers for compressed ones, and calibrate them."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace as with_fields
+
+import torch
+from torch import Tensor, nn
+
+from robustlab.compress.fold import fold_batch_norms
+from robustlab.compress.layers import CompressedConv2d, CompressedLayer, CompressedLinear
+from robustlab.compress.observers import OBSERVERS, RangeObserver
+from robustlab.compress.quantizers import ActivationQuantizer
+from robustlab.compress.structure import Layer, replace, shared_names, trace
+from robustlab.core.errors import ArgumentError, check_choice, check_images, check_int, invalid
+from robustlab.core.frozen import frozen
+from robustlab.core.progress import Progress, SilentProgress
+from robustlab.models import ModelInfo, info_of, set_info
+
+_log = logging.getLogger(__name__)
+
+ALGORITHMS = {
+    "minmax": "uniform quantizers, ranges from the smallest and largest value seen",
+    "percentile": "uniform quantizers, ranges from the 0.01 % and 99.99 % quantiles",
+    "mse": "uniform quantizers, ranges with the least squared error",
+    "binary": "sign of weights and activations, a scale per output channel; to be trained afterwards",
+}
+FIRST_LAST_BITS = 8
+
+
+def compress(
+    model: nn.Module,
+    *,
+    weights: int,
+    activations: int,
+    calibration: Iterable[Tensor] | Tensor,
+    algorithm: str = "mse",
+    first_last_bits: int | None = FIRST_LAST_BITS,
+    layers: Mapping[str, tuple[int, int]] | None = None,
+    keep_float: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> nn.Module:
+    """A compressed, calibrated copy of `model`; `model` itself is untouched.
+
+    weights, activations: bits, 2 to 8 each, or both 1 with ``algorithm="binary"``.
+    calibration: float32 images (N, 3, H, W) in [0, 1], or an iterable of such batches; no labels.
+    algorithm: one of `ALGORITHMS`: how ranges are found.
+    first_last_bits: bits of the first and the last layer that run, 2 to 8; None treats them like the others.
+    layers: name pattern (`fnmatch`) -> (weight bits, activation bits), later patterns win over earlier ones.
+    keep_float: name patterns of layers that stay float.
+
+    A layer that is compressed already keeps its scheme and grid, so a model can be compressed in steps.
+    Swapped are exactly `nn.Conv2d` with zero padding and `nn.Linear`; what else has weights stays float and is listed in
+    the model's info as `left_float`. Batch norms behind quantized layers are folded first; behind binary ones they stay.
+    Raises `ArgumentError` for bits outside the ranges, a pattern that matches no layer, a model without such layers,
+    calibration without images or with NaN.
+    """
+    check_choice("algorithm", algorithm, ALGORITHMS)
+    _check_bits("weights, activations", weights, activations, binary=algorithm == "binary")
+    if first_last_bits is not None:
+        check_int("first_last_bits", first_last_bits, 2, 8)
+    batches = _batches(calibration)
+    result = copy.deepcopy(model).eval()
+    probe = batches[0][:2]
+    schemes, left = _schemes(result, probe, (weights, activations), first_last_bits, layers or {}, keep_float)
+    binary = {name for name, bits in schemes.items() if bits == (1, 1)}
+    fold_batch_norms(result, probe, skip=binary)
+    rule = algorithm if algorithm in OBSERVERS else "mse"
+    for name, (weight_bits, activation_bits) in schemes.items():
+        layer = result.get_submodule(name)
+        if not bool(torch.isfinite(layer.get_parameter("weight")).all()):
+            raise invalid(f"weight of layer {name}", "a tensor with NaN or infinity", "finite numbers")
+        swapped: nn.Module
+        if isinstance(layer, nn.Conv2d):
+            swapped = CompressedConv2d(layer, weight_bits, activation_bits, rule)
+        else:
+            assert isinstance(layer, nn.Linear)
+            swapped = CompressedLinear(layer, weight_bits, activation_bits, rule)
+        replace(result, name, swapped.eval())
+    if left:
+        _log.info("left in float: %s", ", ".join(left))
+    calibrate(result, batches, rule, only=schemes, progress=progress)
+    return set_info(result, _info(model, probe, left))
+
+
+def calibrate(
+    model: nn.Module,
+    batches: Sequence[Tensor],
+    rule: str = "mse",
+    *,
+    only: Collection[str] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Set the activation grids of a compressed model (of the layers `only`) from what they see on `batches`.
+
+    All these layers observe the float network in one pass. Raises `ArgumentError` if a layer sees NaN or infinity.
+    """
+    progress = progress or SilentProgress()
+    quantizers = {
+        name: module.quantize_input
+        for name, module in model.named_modules()
+        if isinstance(module, CompressedLayer)
+        and isinstance(module.quantize_input, ActivationQuantizer)
+        and (only is None or name in only)
+    }
+    progress.start("calibrate", len(batches))
+    try:
+        for quantizer in quantizers.values():
+            quantizer.observer = RangeObserver(rule, quantizer.bits)
+        with frozen(model), torch.no_grad():
+            for batch in batches:
+                model(batch)
+                progress.advance()
+        for name, quantizer in quantizers.items():
+            assert quantizer.observer is not None
+            if not (quantizer.observer.low > -torch.inf and quantizer.observer.high < torch.inf):
+                raise invalid(f"activations of layer {name}", "NaN or infinity, or never computed", "finite numbers")
+            quantizer.set_grid(*quantizer.observer.grid())
+    finally:
+        for quantizer in quantizers.values():
+            quantizer.observer = None
+        progress.finish()
+
+
+def _check_bits(argument: str, weights: object, activations: object, *, binary: bool) -> None:
+    if binary:
+        if (weights, activations) != (1, 1):
+            raise invalid(argument, (weights, activations), "(1, 1) with algorithm binary")
+        return
+    for name, value in (("weights", weights), ("activations", activations)):
+        if value == 1:
+            raise invalid(name, value, "a whole number from 2 to 8, or 1 for both with algorithm binary")
+        check_int(name, value, 2, 8)
+
+
+def _batches(calibration: Iterable[Tensor] | Tensor) -> list[Tensor]:
+    batches = [calibration] if isinstance(calibration, Tensor) else list(calibration)
+    for index, batch in enumerate(batches):
+        check_images(batch, f"calibration batch {index}")
+    batches = [batch for batch in batches if len(batch)]
+    if not batches:
+        raise invalid("calibration", "no images", "at least one image")
+    return batches
+
+
+def _schemes(
+    model: nn.Module,
+    probe: Tensor,
+    default: tuple[int, int],
+    first_last_bits: int | None,
+    layers: Mapping[str, tuple[int, int]],
+    keep_float: Sequence[str],
+) -> tuple[dict[str, tuple[int, int]], tuple[str, ...]]:
+    """({layer: (weight bits, activation bits)}, names left float), in the order the layers run."""
+    order = trace(model, probe).order
+    shared = shared_names(model)
+    able = [name for name in order if name not in shared and _is_swappable(model.get_submodule(name))]
+    if not able:
+        raise invalid("model", type(model).__name__, "a model with nn.Conv2d or nn.Linear layers")
+    for pattern in (*layers, *keep_float):
+        if not fnmatch.filter(able, pattern):
+            raise invalid("layer pattern", pattern, f"a pattern that matches one of {', '.join(able)}")
+    for pattern, bits in layers.items():
+        if not (isinstance(bits, (tuple, list)) and len(bits) == 2):
+            raise invalid(f"bits of {pattern}", bits, "(weight bits, activation bits)")
+        _check_bits(f"bits of {pattern}", *bits, binary=tuple(bits) == (1, 1))
+    schemes: dict[str, tuple[int, int]] = {}
+    for name in able:
+        bits = default
+        if first_last_bits is not None and name in (able[0], able[-1]):
+            bits = (first_last_bits, first_last_bits)
+        for pattern, chosen in layers.items():
+            if fnmatch.fnmatchcase(name, pattern):
+                bits = (chosen[0], chosen[1])
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in keep_float):
+            schemes[name] = bits
+    if not schemes:
+        raise ArgumentError(f"keep_float is {list(keep_float)}; allowed: patterns that leave a layer to compress")
+    weighted = (name for name, module in model.named_modules() if _has_weight(module))
+    return schemes, tuple(name for name in weighted if name not in schemes)
+
+
+def _is_swappable(module: nn.Module) -> bool:
+    if type(module) is nn.Conv2d:
+        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return type(module) is nn.Linear
+
+
+def _has_weight(module: nn.Module) -> bool:
+    own = dict(module.named_parameters(recurse=False))
+    return "weight" in own and own["weight"].ndim >= 2 or isinstance(module, Layer)
+
+
+def _info(model: nn.Module, probe: Tensor, left: tuple[str, ...]) -> ModelInfo:
+    known = info_of(model)
+    size = (int(probe.shape[2]), int(probe.shape[3]))
+    if known is None:
+        return ModelInfo(
+            type(model).__name__, f"custom:{type(model).__qualname__}", input_size=size, left_float=left
+        )
+    return with_fields(known, input_size=size, left_float=left)

@@ -1,0 +1,144 @@
+"""`freeze`: from a compressed model to the exact integer simulation of what is deployed.
+
+A frozen layer is *defined* on integer codes. With qx in 0..2^a - 1 and zero point z, or qx in {-1, +1}:
+
+    acc[o] = sum of (qx - z) * qw[o]          an exact integer
+    y[o]   = fl(fl(fl(acc[o]) * s[o]) + b[o])  s = fl(s_x * s_w), found once, here
+
+A packed kernel that follows this gives the same bits.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustlab.compress.layers import Affine, CompressedConv2d, CompressedLayer, CompressedLinear
+from robustlab.compress.quantizers import ActivationQuantizer, affine_codes
+from robustlab.compress.structure import BatchNorm, replace
+from robustlab.core.errors import RobustlabError, invalid
+from robustlab.core.subgradients import sign_ste
+from robustlab.kernels import ActivationSpec, ConvGeometry
+from robustlab.models import info_of, set_info
+
+_FLOAT32_EXACT = 1 << 24
+
+
+@dataclass(frozen=True)
+class LayerScheme:
+    """Everything about a frozen layer that is not a tensor.
+
+    `activation` is None for a binary layer; `geometry` is None for a linear layer.
+    """
+
+    weight_bits: int
+    activation: ActivationSpec | None
+    geometry: ConvGeometry | None
+
+    @property
+    def activation_bits(self) -> int:
+        """1 for a binary layer."""
+        return 1 if self.activation is None else self.activation.bits
+
+
+class FrozenLayer(nn.Module):
+    """The simulation of one layer. Shape: (N, C, H, W) -> (N, O, H', W'), or (..., K) -> (..., O) without geometry.
+
+    codes: int8 (O, C / groups, kh, kw) or (O, K); scale: float32 (O,); bias: float32 (O,) or None.
+    The gradient is what autograd makes of the codes with the straight-through rules of `robustlab.compress.quantizers`.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None, scheme: LayerScheme) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes.to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+        self.scheme = scheme
+        if scheme.activation is None:
+            largest = 1
+        else:
+            zero = scheme.activation.zero_point
+            largest = max(zero, (1 << scheme.activation.bits) - 1 - zero)
+        products = codes[0].numel() * largest * int(codes.abs().max() if codes.numel() else 0)
+        self._dtype = torch.float32 if products < _FLOAT32_EXACT else torch.float64
+
+    def input_codes(self, x: Tensor) -> Tensor:
+        """(qx - z) as float32, or the sign for a binary layer."""
+        spec = self.scheme.activation
+        if spec is None:
+            return sign_ste(x, "approx")
+        scale = torch.tensor(spec.scale, dtype=torch.float32, device=x.device)
+        return affine_codes(x, scale, spec.zero_point, spec.bits) - spec.zero_point
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The exact simulation; refuses reduced precision, which would not be exact."""
+        if self._dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+            precision = torch.get_float32_matmul_precision()
+            raise invalid("torch.get_float32_matmul_precision()", precision, "highest, for an exact simulation")
+        if x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
+            raise RobustlabError(f"input of a simulated layer is {x.dtype}; allowed: float32 without autocast")
+        inputs = self.input_codes(x).to(self._dtype)
+        weight = self.codes.to(self._dtype)
+        if self.scheme.geometry is None:
+            y = F.linear(inputs, weight).to(torch.float32) * self.scale
+            return y if self.bias is None else y + self.bias
+        g = self.scheme.geometry
+        y = F.conv2d(inputs, weight, None, g.stride, g.padding, g.dilation, g.groups)
+        y = y.to(torch.float32) * self.scale.reshape(1, -1, 1, 1)
+        return y if self.bias is None else y + self.bias.reshape(1, -1, 1, 1)
+
+    def extra_repr(self) -> str:
+        """Scheme, also part of a model's fingerprint."""
+        return f"{tuple(self.codes.shape)}, {self.scheme}"
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """A copy of a compressed model in eval mode in which every compressed layer is a `FrozenLayer`.
+
+    Batch norms that were not folded become stored affines. Raises `ArgumentError` for a model without compressed
+    layers and `RobustlabError` for one whose scales or biases are not finite.
+    """
+    if not any(isinstance(module, CompressedLayer) for module in model.modules()):
+        raise invalid("model", type(model).__name__, "a compressed model, from robustlab.compress(...)")
+    result = copy.deepcopy(model).eval()
+    for name, module in list(result.named_modules()):
+        if isinstance(module, CompressedLayer):
+            replace(result, name, _freeze_layer(name, module))
+        elif type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            assert isinstance(module, BatchNorm)
+            if module.running_mean is None:
+                raise RobustlabError(f"batch norm {name} keeps no running statistics; allowed: one that does")
+            replace(result, name, Affine.from_batch_norm(module))
+    for parameter in result.parameters():
+        parameter.requires_grad_(False)
+    info = info_of(model)
+    return set_info(result, info) if info else result
+
+
+def _freeze_layer(name: str, layer: CompressedLayer) -> FrozenLayer:
+    with torch.no_grad():
+        codes, weight_scale = layer.quantize_weight.codes(layer.weight)
+    activation: ActivationSpec | None = None
+    scale = weight_scale.float()
+    quantizer = layer.quantize_input
+    if isinstance(quantizer, ActivationQuantizer):
+        activation = ActivationSpec(float(quantizer.scale), int(quantizer.zero_point), quantizer.bits)
+        scale = quantizer.scale.float() * scale
+    bias = None if layer.bias is None else layer.bias.detach().float().clone()
+    finite = bool(torch.isfinite(scale).all()) and (bias is None or bool(torch.isfinite(bias).all()))
+    if not finite or not bool(torch.isfinite(codes).all()):
+        raise RobustlabError(f"layer {name} has a scale, bias or weight that is NaN or infinite; allowed: finite")
+    geometry = None
+    if isinstance(layer, CompressedConv2d):
+        geometry = ConvGeometry(layer.stride, layer.padding, layer.dilation, layer.groups)
+    else:
+        assert isinstance(layer, CompressedLinear)
+    return FrozenLayer(codes, scale.clone(), bias, LayerScheme(layer.weight_bits, activation, geometry)).eval()

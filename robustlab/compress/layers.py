@@ -1,0 +1,110 @@
+"""Compressed layers: a convolution or linear layer with a quantizer on its input and one on its weight."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustlab.compress.quantizers import ActivationBinarizer, ActivationQuantizer, WeightBinarizer, WeightQuantizer
+
+
+class CompressedLayer(nn.Module):
+    """What both kinds share: the float weight that is trained, the bias, and the two quantizers.
+
+    `binary` layers have the binarizers; the others an affine activation grid and symmetric weight codes.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, weight_bits: int, activation_bits: int, rule: str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.weight_bits = weight_bits
+        self.activation_bits = activation_bits
+        self.quantize_input: ActivationQuantizer | ActivationBinarizer
+        self.quantize_weight: WeightQuantizer | WeightBinarizer
+        if self.binary:
+            self.quantize_input = ActivationBinarizer()
+            self.quantize_weight = WeightBinarizer()
+        else:
+            self.quantize_input = ActivationQuantizer(activation_bits)
+            self.quantize_weight = WeightQuantizer(weight_bits, rule)
+
+    @property
+    def binary(self) -> bool:
+        """True for one-bit weights with one-bit activations."""
+        return self.weight_bits == 1
+
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(input, weight) as the arithmetic sees them; plain floats while the layer observes its input."""
+        observing = isinstance(self.quantize_input, ActivationQuantizer) and self.quantize_input.observer is not None
+        weight: Tensor = self.weight if observing else self.quantize_weight(self.weight)
+        return self.quantize_input(x), weight
+
+    def extra_repr(self) -> str:
+        """Scheme, also part of a model's fingerprint."""
+        return f"{tuple(self.weight.shape)}, w{self.weight_bits}a{self.activation_bits}"
+
+
+class CompressedConv2d(CompressedLayer):
+    """`nn.Conv2d` with zero padding, compressed. Shape: (N, C, H, W) -> (N, O, H', W')."""
+
+    def __init__(self, layer: nn.Conv2d, weight_bits: int, activation_bits: int, rule: str) -> None:
+        super().__init__(layer.weight, layer.bias, weight_bits, activation_bits, rule)
+        self.stride: tuple[int, int] = (layer.stride[0], layer.stride[1])
+        assert not isinstance(layer.padding, str)
+        self.padding: tuple[int, int] = (layer.padding[0], layer.padding[1])
+        self.dilation: tuple[int, int] = (layer.dilation[0], layer.dilation[1])
+        self.groups = layer.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution of the fake-quantized operands."""
+        inputs, weight = self.operands(x)
+        return F.conv2d(inputs, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class CompressedLinear(CompressedLayer):
+    """`nn.Linear`, compressed. Shape: (..., K) -> (..., O)."""
+
+    def __init__(self, layer: nn.Linear, weight_bits: int, activation_bits: int, rule: str) -> None:
+        super().__init__(layer.weight, layer.bias, weight_bits, activation_bits, rule)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The product of the fake-quantized operands."""
+        inputs, weight = self.operands(x)
+        return F.linear(inputs, weight, self.bias)
+
+
+class Affine(nn.Module):
+    """y = fl(fl(x * scale[c]) + shift[c]): what `freeze` makes of a batch norm that stays."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach().clone())
+        self.register_buffer("shift", shift.detach().clone())
+
+    @classmethod
+    def from_batch_norm(cls, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Affine:
+        """Constants of the evaluation-mode batch norm, found in float64 and rounded once to float32."""
+        assert norm.running_mean is not None and norm.running_var is not None
+        gain = (norm.running_var.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            gain = gain * norm.weight.double()
+        shift = -norm.running_mean.double() * gain
+        if norm.bias is not None:
+            shift = shift + norm.bias.double()
+        return cls(gain.detach().to(torch.float32), shift.detach().to(torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) -> the same shape."""
+        shape = (1, -1, *([1] * (x.ndim - 2)))
+        return x * self.scale.reshape(shape) + self.shift.reshape(shape)
+
+    def extra_repr(self) -> str:
+        """Channels."""
+        return f"{len(self.scale)}"

@@ -1,0 +1,218 @@
+"""One plain training loop for float, quantized and binary models, with straight-through gradients where they quantize.
+
+Nothing in it is random but the order of the images and what `augment` and `perturb` draw, all from a generator seeded
+by (seed, epoch): a run that is killed and started again from its checkpoint ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from robustlab.compress.layers import CompressedLayer
+from robustlab.core.errors import (
+    RobustlabError,
+    check_choice,
+    check_int,
+    check_labels,
+    check_number,
+    invalid,
+)
+from robustlab.core.progress import Progress, SilentProgress
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Hyper-parameters of `fit`. The learning rate warms up linearly, then falls to zero along a cosine."""
+
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    optimizer: str = "adamw"
+    warmup_epochs: float = 0.5
+    label_smoothing: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_int("epochs", self.epochs, 1)
+        check_int("batch_size", self.batch_size, 1)
+        check_number("learning_rate", self.learning_rate, 0.0, open_low=True)
+        check_number("weight_decay", self.weight_decay, 0.0)
+        check_choice("optimizer", self.optimizer, ("adamw", "sgd"))
+        check_number("warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
+        check_number("label_smoothing", self.label_smoothing, 0.0, 0.99)
+        check_int("seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Mean training loss and accuracy (on the images as trained on) of one epoch."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+
+
+def fit(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    *,
+    augment: Augment | None = None,
+    perturb: Perturb | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> list[EpochRecord]:
+    """Train `model` in place with cross-entropy; return one record per epoch.
+
+    images: uint8 (N, 3, H, W), or float32 in [0, 1]; labels: int64 (N,).
+    augment(batch, generator) and perturb(model, batch, labels, generator) map float32 batches to the same shape; the
+    second is adversarial training when it attacks (Madry et al. 2018). With `checkpoint` the state is saved there after
+    every epoch, and a run that finds a checkpoint of the same configuration goes on from it.
+    Raises `ArgumentError` for bad shapes, and `RobustlabError` when the loss is no longer finite.
+    """
+    if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32) or not len(images):
+        raise invalid("images", f"{images.dtype} of shape {tuple(images.shape)}", "uint8 or float32 (N, 3, H, W)")
+    check_labels(labels, len(images))
+    progress = progress or SilentProgress()
+    optimizer = _optimizer(model, config)
+    steps = math.ceil(len(images) / config.batch_size)
+    records: list[EpochRecord] = []
+    if checkpoint is not None and checkpoint.is_file():
+        records = _restore(checkpoint, model, optimizer, config)
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    progress.start("train", (config.epochs - len(records)) * steps)
+    for epoch in range(len(records), config.epochs):
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(images), generator=generator)
+        total, right = 0.0, 0
+        for step in range(steps):
+            rate = _rate(config, (epoch * steps + step) / steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
+            batch, target = _to_float(images[chosen]), labels[chosen]
+            if augment is not None:
+                batch = augment(batch, generator)
+            if perturb is not None:
+                batch = perturb(model, batch, target, generator)
+            logits = model(batch)
+            loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
+            if not math.isfinite(float(loss)):
+                raise RobustlabError(f"loss is {float(loss)} in epoch {epoch + 1}; allowed: finite; lower learning_rate")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += float(loss) * len(batch)
+            right += int((logits.argmax(1) == target).sum())
+            progress.advance(1, f"epoch {epoch + 1}/{config.epochs} loss {float(loss):.3f}")
+        records.append(EpochRecord(epoch + 1, total / len(images), right / len(images)))
+        if checkpoint is not None:
+            _save(checkpoint, model, optimizer, config, records)
+    progress.finish()
+    for module, training in modes:
+        module.training = training
+    return records
+
+
+def qat(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    *,
+    augment: Augment | None = None,
+    perturb: Perturb | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> list[EpochRecord]:
+    """Quantization-aware training: `fit` on a compressed model, whose activation grids stay as calibrated.
+
+    Raises `ArgumentError` for a model without compressed layers.
+    """
+    if not any(isinstance(module, CompressedLayer) for module in model.modules()):
+        raise invalid("model", type(model).__name__, "a compressed model, from robustlab.compress(...)")
+    return fit(
+        model, images, labels, config, augment=augment, perturb=perturb, checkpoint=checkpoint, progress=progress
+    )
+
+
+def _to_float(batch: Tensor) -> Tensor:
+    return batch.float() / 255 if batch.dtype == torch.uint8 else batch
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Weight decay for matrices and kernels only: norms, biases, slopes and shifts are left alone."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    heavy = [p for p in trained if p.numel() > max(p.shape, default=1)]
+    light = [p for p in trained if p.numel() <= max(p.shape, default=1)]
+    groups = [{"params": heavy, "weight_decay": config.weight_decay}, {"params": light, "weight_decay": 0.0}]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def _rate(config: TrainConfig, epoch: float) -> float:
+    if epoch < config.warmup_epochs:
+        return config.learning_rate * (epoch + 1e-3) / config.warmup_epochs
+    done = (epoch - config.warmup_epochs) / max(1e-9, config.epochs - config.warmup_epochs)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, records: list[EpochRecord]
+) -> None:
+    tensors = {f"model/{k}": v.detach().clone().contiguous() for k, v in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).clone().contiguous()
+    metadata = {"config": json.dumps(asdict(config)), "records": json.dumps([asdict(r) for r in records])}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata)
+    os.replace(partial, path)
+
+
+def _restore(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
+) -> list[EpochRecord]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        saved = json.loads(metadata["config"])
+        records = [EpochRecord(**record) for record in json.loads(metadata["records"])]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise RobustlabError(f"checkpoint {path} is not readable ({error}); delete it to start again") from error
+    if saved != asdict(config):
+        raise invalid("checkpoint", str(path), "one of the same configuration; delete it to start again")
+    state = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise invalid("checkpoint", str(path), "one of the same model; delete it to start again") from error
+    restored: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer/"):
+            _, index, name = key.split("/")
+            restored.setdefault(int(index), {})[name] = value
+    full = optimizer.state_dict()
+    full["state"] = restored
+    optimizer.load_state_dict(full)
+    return records

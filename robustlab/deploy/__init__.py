@@ -1,0 +1,42 @@
+"""Deployed models: packed layers, one file per model, and the surrogate gradient that attacks use."""
+
+from robustlab.deploy.deploying import deploy, simulated_twin
+from robustlab.deploy.file import ModelFile, read_model_file, save
+from robustlab.deploy.inspection import (
+    LayerCost,
+    class_names,
+    fingerprint,
+    gradient_kind,
+    input_size,
+    is_compressed,
+    layer_costs,
+    model_name,
+    scheme,
+    stored_bytes,
+)
+from robustlab.deploy.loading import load
+from robustlab.deploy.packed import PackedLayer
+from robustlab.deploy.surrogate import StraightThrough, Surrogate, set_surrogate
+
+__all__ = [
+    "LayerCost",
+    "ModelFile",
+    "PackedLayer",
+    "StraightThrough",
+    "Surrogate",
+    "class_names",
+    "deploy",
+    "fingerprint",
+    "gradient_kind",
+    "input_size",
+    "is_compressed",
+    "layer_costs",
+    "load",
+    "model_name",
+    "read_model_file",
+    "save",
+    "scheme",
+    "set_surrogate",
+    "simulated_twin",
+    "stored_bytes",
+]

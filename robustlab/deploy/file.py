@@ -1,0 +1,301 @@
+"""One safetensors file per model: write it, and read it back with every check before a kernel sees a byte.
+
+Tensors: ``<layer>.planes`` (canonical bit planes), ``<layer>.scale``, ``<layer>.bias`` of each packed layer, the float
+remainder under its own names, and ``selftest.logits``. Metadata: ``format``, ``schema``, ``robustlab`` (canonical JSON,
+see `robustlab.deploy.schema`) and ``sha256`` over that JSON and all tensors.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from robustlab.compress.freeze import FrozenLayer
+from robustlab.compress.layers import Affine, CompressedLayer
+from robustlab.compress.structure import BatchNorm, replace
+from robustlab.core.errors import ArgumentError, ModelFileError, RobustlabError, invalid
+from robustlab.core.frozen import frozen
+from robustlab.core.keys import sample_keys, uniform
+from robustlab.deploy.inspection import update_digest
+from robustlab.deploy.packed import PackedLayer
+from robustlab.deploy.schema import SCHEMA, Layer, Metadata, describe_layer, parse_metadata
+from robustlab.kernels import from_planes, weight_planes
+from robustlab.models import ModelInfo, build, info_of, set_info
+
+_FORMAT = "robustlab"
+_SELFTEST = "selftest.logits"
+_SELFTEST_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A validated model file: metadata and tensors, no model yet."""
+
+    path: Path
+    metadata: Metadata
+    tensors: Mapping[str, Tensor]
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+    """Write a deployed or float model to `path`, atomically, and return the path.
+
+    Raises `ArgumentError` for a compressed model that is not deployed yet or a path that cannot be written.
+    """
+    target = Path(path)
+    if any(isinstance(module, (CompressedLayer, FrozenLayer)) for module in model.modules()):
+        raise invalid("model", type(model).__name__, "a deployed model, from robustlab.deploy(...), or a float model")
+    if not target.parent.is_dir():
+        raise invalid("path", str(target), "a file in an existing folder")
+    metadata, tensors = _contents(model)
+    text = metadata.canonical()
+    header = {"format": _FORMAT, "schema": str(SCHEMA), "robustlab": text, "sha256": _digest(text, tensors)}
+    partial = target.with_name(target.name + ".partial")
+    try:
+        save_file(tensors, partial, header)
+        os.replace(partial, target)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise invalid("path", str(target), f"a file that can be written ({error})") from error
+    return target
+
+
+def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
+    """Read and check a model file without building the model.
+
+    Checked: it is safetensors, of this format and schema, its JSON is valid, the hash fits. Raises `ModelFileError`.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise invalid("model file", str(source), "an existing file")
+    try:
+        with safe_open(source, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != _FORMAT:
+                kind = header.get("format")
+                raise ModelFileError(f"model file {source} is of format {kind!r}; allowed: {_FORMAT}")
+            if header.get("schema") != str(SCHEMA):
+                raise ModelFileError(f"model file {source} has schema {header.get('schema')!r}; allowed: {SCHEMA}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"model file {source} is not a readable safetensors file: {error}") from error
+    text = header.get("robustlab", "")
+    if header.get("sha256") != _digest(text, tensors):
+        raise ModelFileError(f"model file {source} was altered: its sha256 does not fit its contents")
+    return ModelFile(source, parse_metadata(source, text), tensors)
+
+
+def build_from_file(file: ModelFile, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """The deployed model of a file, in eval mode, after its self-test.
+
+    `factory` builds the float architecture where the file names one of the user's own (``custom:``).
+    Raises `ModelFileError` where file and architecture disagree or the self-test fails.
+    """
+    metadata, path = file.metadata, file.path
+    try:
+        model = factory() if factory is not None else _architecture(file)
+        model = copy.deepcopy(model).eval() if factory is not None else model
+        remaining = {k: v for k, v in file.tensors.items() if k != _SELFTEST}
+        for name, layer in metadata.layers.items():
+            packed = _packed_layer(file, model, name, layer, remaining)
+            replace(model, name, packed)
+        for name in metadata.identity:
+            _replace_norm(path, model, name, nn.Identity())
+        for name in metadata.affine:
+            scale, shift = remaining.pop(f"{name}.scale", None), remaining.pop(f"{name}.shift", None)
+            if scale is None or shift is None or scale.ndim != 1 or scale.shape != shift.shape:
+                raise ModelFileError(f"model file {path}: affine {name} lacks its scale and shift of equal length")
+            _replace_norm(path, model, name, Affine(scale, shift).eval())
+    except ArgumentError as error:
+        raise ModelFileError(f"model file {path}: {error}") from error
+    _load_remainder(path, model, remaining)
+    for parameter in model.parameters():
+        parameter.requires_grad_(not metadata.layers)
+    info = ModelInfo(
+        name=metadata.name,
+        architecture=metadata.architecture,
+        arguments=metadata.arguments,
+        class_names=None if metadata.class_names is None else tuple(metadata.class_names),
+        input_size=None if metadata.input_size is None else (metadata.input_size[0], metadata.input_size[1]),
+        provenance=metadata.provenance,
+        left_float=tuple(metadata.left_float),
+    )
+    set_info(model, info)
+    _selftest(file, model)
+    return model
+
+
+def _contents(model: nn.Module) -> tuple[Metadata, dict[str, Tensor]]:
+    tensors: dict[str, Tensor] = {}
+    layers: dict[str, Layer] = {}
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLayer):
+            codes = module.codes()
+            four = codes if codes.ndim == 4 else codes.reshape(*codes.shape, 1, 1)
+            tensors[f"{name}.planes"] = weight_planes(four, module.scheme.weight_bits)
+            tensors[f"{name}.scale"] = module.scale
+            if module.bias is not None:
+                tensors[f"{name}.bias"] = module.bias
+            layers[name] = describe_layer(module.scheme, module.shape)
+            inside.append(name + ".")
+    for name, value in model.state_dict().items():
+        if not name.startswith(tuple(inside)):
+            tensors[name] = value
+    info = info_of(model)
+    if info is None:
+        info = ModelInfo(type(model).__name__, f"custom:{type(model).__qualname__}")
+    selftest = None
+    if info.input_size is not None:
+        logits = _selftest_logits(model, info.input_size)
+        tensors[_SELFTEST] = logits
+        selftest = _tensor_digest(logits)
+    metadata = Metadata(
+        name=info.name,
+        architecture=info.architecture,
+        arguments=dict(info.arguments),
+        class_names=None if info.class_names is None else list(info.class_names),
+        input_size=None if info.input_size is None else list(info.input_size),
+        provenance=dict(info.provenance),
+        left_float=list(info.left_float),
+        layers=layers,
+        affine=[name for name, module in model.named_modules() if isinstance(module, Affine)],
+        identity=[name for name, module in model.named_modules() if type(module) is nn.Identity],
+        selftest=selftest,
+    )
+    return metadata, {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        update_digest(digest, name, tensors[name])
+    return digest.hexdigest()
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    digest = hashlib.sha256()
+    update_digest(digest, "", tensor)
+    return digest.hexdigest()
+
+
+def _architecture(file: ModelFile) -> nn.Module:
+    name = file.metadata.architecture
+    if name.startswith("custom:"):
+        raise ModelFileError(
+            f"model file {file.path} holds the user's own architecture {name}; allowed: load(path, factory=...)"
+        )
+    return build(name, file.metadata.arguments)
+
+
+def _packed_layer(
+    file: ModelFile, model: nn.Module, name: str, layer: Layer, remaining: dict[str, Tensor]
+) -> PackedLayer:
+    """Check one layer of the file against the float layer it stands for, and pack it."""
+    where = f"model file {file.path}: layer {name}"
+    try:
+        original = model.get_submodule(name)
+    except AttributeError as error:
+        raise ModelFileError(f"{where} is not in the architecture {file.metadata.architecture}") from error
+    shape = (layer.shape[0], layer.shape[1], layer.shape[2], layer.shape[3])
+    scheme = layer.scheme()
+    if isinstance(original, nn.Conv2d):
+        expected = tuple(original.weight.shape)
+        g = scheme.geometry
+        found = (g.stride, g.padding, g.dilation, g.groups) if g else None
+        wanted = (original.stride, original.padding, original.dilation, original.groups)
+        if found != wanted:
+            raise ModelFileError(f"{where} has geometry {found}; allowed: {wanted}")
+    elif isinstance(original, nn.Linear) and scheme.geometry is None:
+        expected = (*original.weight.shape, 1, 1)
+    else:
+        raise ModelFileError(f"{where} stands for a {type(original).__name__}; allowed: Conv2d or Linear")
+    if shape != expected:
+        raise ModelFileError(f"{where} has shape {shape}; allowed: {expected}")
+    if (scheme.weight_bits == 1) != (scheme.activation is None):
+        raise ModelFileError(f"{where} mixes one-bit and multi-bit operands; allowed: both or neither")
+    planes, scale = remaining.pop(f"{name}.planes", None), remaining.pop(f"{name}.scale", None)
+    bias = remaining.pop(f"{name}.bias", None)
+    if planes is None or scale is None:
+        raise ModelFileError(f"{where} lacks its planes or its scale")
+    for label, vector in (("scale", scale), ("bias", bias)):
+        if vector is None:
+            continue
+        if vector.dtype != torch.float32 or tuple(vector.shape) != (shape[0],):
+            raise ModelFileError(
+                f"{where}: {label} is {vector.dtype} of shape {tuple(vector.shape)}; allowed: float32 ({shape[0]},)"
+            )
+        if not bool(torch.isfinite(vector).all()):
+            raise ModelFileError(f"{where}: {label} holds NaN or infinity; allowed: finite numbers")
+    codes = from_planes(planes, scheme.weight_bits, shape)
+    return PackedLayer(codes if scheme.geometry else codes.flatten(1), scale, bias, scheme).eval()
+
+
+def _replace_norm(path: Path, model: nn.Module, name: str, module: nn.Module) -> None:
+    try:
+        original = model.get_submodule(name)
+    except AttributeError as error:
+        raise ModelFileError(f"model file {path}: module {name} is not in the architecture") from error
+    if not isinstance(original, (BatchNorm, nn.Identity)):
+        raise ModelFileError(
+            f"model file {path}: {name} would replace a {type(original).__name__}; allowed: a batch norm"
+        )
+    if isinstance(module, Affine) and isinstance(original, BatchNorm) and len(module.scale) != original.num_features:
+        raise ModelFileError(
+            f"model file {path}: affine {name} has {len(module.scale)} channels; allowed: {original.num_features}"
+        )
+    replace(model, name, module)
+
+
+def _load_remainder(path: Path, model: nn.Module, remaining: Mapping[str, Tensor]) -> None:
+    inside = tuple(
+        name + "." for name, module in model.named_modules() if isinstance(module, (PackedLayer, Affine))
+    )
+    wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
+    missing, extra = sorted(set(wanted) - set(remaining)), sorted(set(remaining) - set(wanted))
+    if missing or extra:
+        what = f"lacks the tensor {missing[0]}" if missing else f"has the unknown tensor {extra[0]}"
+        raise ModelFileError(f"model file {path} {what}; allowed: the tensors of its architecture")
+    for name, value in remaining.items():
+        if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
+            found, right = (f"{t.dtype} of shape {tuple(t.shape)}" for t in (value, wanted[name]))
+            raise ModelFileError(f"model file {path}: tensor {name} is {found}; allowed: {right}")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ModelFileError(f"model file {path}: tensor {name} holds NaN or infinity; allowed: finite numbers")
+    model.load_state_dict(dict(remaining), strict=False)
+
+
+def _selftest_logits(model: nn.Module, size: tuple[int, int]) -> Tensor:
+    images = uniform(sample_keys(0, "selftest", range(2)), (3, *size))
+    with frozen(model), torch.no_grad():
+        logits: Tensor = model(images)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise RobustlabError("the model does not return logits (N, K); allowed: classification models")
+    return logits
+
+
+def _selftest(file: ModelFile, model: nn.Module) -> None:
+    """Same input, same output. Float layers differ in last bits between machines, so a digest miss is judged by size."""
+    size = file.metadata.input_size
+    if file.metadata.selftest is None or size is None:
+        return
+    stored = file.tensors.get(_SELFTEST)
+    if stored is None or _tensor_digest(stored) != file.metadata.selftest:
+        raise ModelFileError(f"model file {file.path}: its self-test output is missing or does not fit its digest")
+    try:
+        logits = _selftest_logits(model, (size[0], size[1]))
+    except (ArgumentError, RuntimeError) as error:
+        raise ModelFileError(f"model file {file.path} fails its self-test: {error}") from error
+    if _tensor_digest(logits) == file.metadata.selftest:
+        return
+    span = max(float(stored.abs().max()), 1e-6)
+    if logits.shape != stored.shape or not float((logits - stored).abs().max()) <= _SELFTEST_TOLERANCE * span:
+        raise ModelFileError(f"model file {file.path} fails its self-test: logits differ from those stored in it")

@@ -1,0 +1,168 @@
+"""Questions about any model: its name, its identity, what its gradient is, what it stores and what it computes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustlab.compress.freeze import FrozenLayer
+from robustlab.compress.layers import CompressedLayer
+from robustlab.core.frozen import frozen
+from robustlab.deploy.packed import PackedLayer
+from robustlab.kernels import weight_planes
+from robustlab.models import info_of
+
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one convolution or linear layer does for one image.
+
+    kind: ``float``, ``simulated`` or ``packed``; macs: multiply-accumulates; bits of 32 mean float32;
+    weight_bytes: what the weights take in the model file.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    weight_bits: int
+    activation_bits: int
+    weight_bytes: int
+
+    @property
+    def bit_operations(self) -> int:
+        """macs x weight bits x activation bits."""
+        return self.macs * self.weight_bits * self.activation_bits
+
+
+def model_name(model: nn.Module) -> str:
+    """The name used in results: the zoo's or file's name, else the class name."""
+    info = info_of(model)
+    return info.name if info else type(model).__name__
+
+
+def class_names(model: nn.Module) -> tuple[str, ...] | None:
+    """Names of the classes, None if unknown."""
+    info = info_of(model)
+    return info.class_names if info else None
+
+
+def input_size(model: nn.Module) -> tuple[int, int] | None:
+    """(H, W) the model was made for, None if unknown."""
+    info = info_of(model)
+    return info.input_size if info else None
+
+
+def is_compressed(model: nn.Module) -> bool:
+    """True if any layer is compressed, simulated or packed."""
+    return any(isinstance(m, (CompressedLayer, FrozenLayer, PackedLayer)) for m in model.modules())
+
+
+def gradient_kind(model: nn.Module) -> str:
+    """``exact`` for a float model; ``surrogate:NAME`` where quantized layers stand in with a surrogate."""
+    names = {m.surrogate.name for m in model.modules() if isinstance(m, PackedLayer)}
+    if any(isinstance(m, (CompressedLayer, FrozenLayer)) for m in model.modules()):
+        names.add("ste")
+    return "surrogate:" + "+".join(sorted(names)) if names else "exact"
+
+
+def scheme(model: nn.Module) -> str:
+    """``float32``, or the bits most weights have, such as ``w4a4``."""
+    counts: Counter[str] = Counter()
+    for module in model.modules():
+        if isinstance(module, CompressedLayer):
+            counts[f"w{module.weight_bits}a{module.activation_bits}"] += module.weight.numel()
+        elif isinstance(module, FrozenLayer):
+            counts[f"w{module.scheme.weight_bits}a{module.scheme.activation_bits}"] += module.codes.numel()
+        elif isinstance(module, PackedLayer):
+            size = module.shape[0] * module.weight().taps
+            counts[f"w{module.scheme.weight_bits}a{module.scheme.activation_bits}"] += size
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            counts["float32"] += module.weight.numel()
+    return counts.most_common(1)[0][0] if counts else "float32"
+
+
+def update_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    """Feed name, type, shape and bytes of a tensor to a hash."""
+    values = tensor.detach().cpu().contiguous()
+    digest.update(f"{name}|{values.dtype}|{tuple(values.shape)}|".encode())
+    digest.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 (hex) over every named tensor, class name and extra_repr of a model, and its gradient.
+
+    Two models with the same fingerprint give the same results, unless a module hides state in plain attributes.
+    """
+    digest = hashlib.sha256(gradient_kind(model).encode())
+    for name, module in model.named_modules():
+        digest.update(f"{name}|{type(module).__qualname__}|{module.extra_repr()}|".encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        update_digest(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of the tensors in the file `robustlab.save` writes: packed planes, scales, biases, float remainder."""
+    total = 0
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLayer):
+            total += _packed_weight_bytes(module)
+            total += module.scale.nbytes + (0 if module.bias is None else module.bias.nbytes)
+            inside.append(name + ".")
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(tuple(inside)):
+            total += tensor.nbytes
+    return total
+
+
+def _packed_weight_bytes(layer: PackedLayer) -> int:
+    return layer.scheme.weight_bits * layer.shape[0] * -(-layer.weight().taps // 8)
+
+
+def layer_costs(model: nn.Module, images: Tensor) -> list[LayerCost]:
+    """Costs of every convolution and linear layer, in the order they run, per image of `images` (N, 3, H, W).
+
+    A layer that runs twice counts twice. Other operations (pooling, additions, norms) are not counted.
+    """
+    costs: list[LayerCost] = []
+    handles = []
+
+    def watch(name: str, module: nn.Module) -> None:
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            costs.append(_cost(name, module, output.numel() // max(1, len(output))))
+
+        handles.append(module.register_forward_hook(hook))
+
+    for name, module in model.named_modules():
+        if isinstance(module, (CompressedLayer, FrozenLayer, PackedLayer, nn.Conv2d, nn.Linear)):
+            watch(name, module)
+    try:
+        with frozen(model), torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return costs
+
+
+def _cost(name: str, module: nn.Module, outputs: int) -> LayerCost:
+    if isinstance(module, PackedLayer):
+        bits, taps = (module.scheme.weight_bits, module.scheme.activation_bits), module.weight().taps
+        return LayerCost(name, "packed", outputs * taps, *bits, _packed_weight_bytes(module))
+    if isinstance(module, FrozenLayer):
+        bits, taps = (module.scheme.weight_bits, module.scheme.activation_bits), module.codes[0].numel()
+        planes = weight_planes(module.codes.reshape(len(module.codes), -1, 1, 1), bits[0])
+        return LayerCost(name, "simulated", outputs * taps, *bits, planes.nbytes)
+    weight = module.get_parameter("weight")
+    if isinstance(module, CompressedLayer):
+        stored = module.weight_bits * len(weight) * -(-weight[0].numel() // 8)
+        bits, kind = (module.weight_bits, module.activation_bits), "simulated"
+        return LayerCost(name, kind, outputs * weight[0].numel(), *bits, stored)
+    return LayerCost(name, "float", outputs * weight[0].numel(), FLOAT_BITS, FLOAT_BITS, weight.nbytes)

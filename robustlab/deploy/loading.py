@@ -1,0 +1,71 @@
+"""`load`: a model from a name, a file, or a torchvision architecture with a file of weights. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace as with_fields
+from pathlib import Path
+
+from torch import nn
+
+from robustlab.core.errors import invalid
+from robustlab.deploy.file import build_from_file, read_model_file
+from robustlab.models import ModelInfo, build, info_of, open_zoo, set_info
+from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD
+from robustlab.models.zoo import load_tensors, read_tensors
+
+
+def load(
+    spec: str | os.PathLike[str],
+    *,
+    factory: Callable[[], nn.Module] | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> nn.Module:
+    """A model in eval mode: images (N, 3, H, W) in [0, 1] -> logits (N, K).
+
+    spec: ``robustlab:NAME`` (see `robustlab list models`), ``torchvision:NAME@FILE`` (a state dict; `mean` and `std` say
+    what the weights expect), or the path of a file that `robustlab.save` wrote. `factory` builds the architecture of a
+    file that was made from a class of your own.
+    Raises `ArgumentError`, `DataError` or `ModelFileError`.
+
+    Example: ``load("torchvision:resnet18@resnet18.safetensors")``.
+    """
+    text = os.fspath(spec)
+    prefix, separator, rest = text.partition(":")
+    if separator and prefix == "robustlab":
+        found = open_zoo(rest)
+        if isinstance(found, nn.Module):
+            return found
+        model = build_from_file(read_model_file(found))
+        info = info_of(model)
+        assert info is not None
+        return set_info(model, with_fields(info, name=rest))
+    if separator and prefix == "torchvision":
+        return _torchvision(rest, mean, std)
+    path = Path(text)
+    if not path.is_file():
+        raise invalid("model", text, "robustlab:NAME, torchvision:NAME@FILE, or the path of a model file")
+    model = build_from_file(read_model_file(path), factory)
+    info = info_of(model)
+    assert info is not None
+    return set_info(model, with_fields(info, name=path.stem))
+
+
+def _torchvision(rest: str, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    name, separator, file = rest.partition("@")
+    if not separator or not file:
+        raise invalid("model", f"torchvision:{rest}", "torchvision:NAME@FILE, e.g. torchvision:resnet18@weights.pth")
+    arguments: dict[str, object] = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
+    model = build(f"torchvision:{name}", arguments)
+    tensors = read_tensors(Path(file))
+    last = list(model.state_dict())[-1].removeprefix("network.")
+    if last in tensors and tensors[last].ndim >= 1 and len(tensors[last]) != 1000:
+        arguments["classes"] = len(tensors[last])
+        model = build(f"torchvision:{name}", arguments)
+    load_tensors(model, {f"network.{key}": value for key, value in tensors.items()}, Path(file))
+    info = ModelInfo(
+        name=Path(file).stem, architecture=f"torchvision:{name}", arguments=arguments, provenance={"weights": Path(file).name}
+    )
+    return set_info(model, info)

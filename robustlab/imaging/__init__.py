@@ -1,0 +1,1 @@
+"""Differentiable imaging shared by attacks, defences and data sets."""

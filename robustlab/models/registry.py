@@ -1,0 +1,90 @@
+"""Build an architecture from its name and JSON arguments. Nothing is ever imported because a file says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from robustlab.core.errors import check_choice, invalid
+from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD, Normalized
+from robustlab.models.cifar import CifarResNet, CnnA
+from robustlab.models.signs import SignsBinary, SignsResNet
+
+_OWN: dict[str, Callable[..., nn.Module]] = {
+    "signs_resnet": SignsResNet,
+    "signs_binary": SignsBinary,
+    "cifar_resnet": CifarResNet,
+    "cifar_cnn_a": CnnA,
+}
+_ALLOWED: dict[str, frozenset[str]] = {
+    "signs_resnet": frozenset({"classes", "widths", "blocks"}),
+    "signs_binary": frozenset({"classes", "stem", "widths", "steps"}),
+    "cifar_resnet": frozenset({"depth", "classes", "mean", "std"}),
+    "cifar_cnn_a": frozenset({"classes", "mean", "std"}),
+    "torchvision": frozenset({"classes", "mean", "std"}),
+}
+_LIMIT = 4096
+
+
+def check_architecture(architecture: str, arguments: Mapping[str, object]) -> tuple[str, str]:
+    """Split ``prefix:name`` and check both and the arguments.
+
+    Allowed are ``robustlab:`` names of this module and ``torchvision:`` classification models; arguments are whole
+    numbers from 1 to 4096, numbers, or lists of up to 16 of either. Raises `ArgumentError`.
+    """
+    prefix, _, name = architecture.partition(":")
+    check_choice("architecture prefix", prefix, ("robustlab", "torchvision"))
+    if prefix == "robustlab":
+        check_choice("architecture", name, _OWN)
+    else:
+        from torchvision.models import list_models
+
+        import torchvision.models as classification
+
+        check_choice("torchvision architecture", name, list_models(module=classification))
+    allowed = _ALLOWED["torchvision" if prefix == "torchvision" else name]
+    for key, value in arguments.items():
+        check_choice(f"argument of {architecture}", key, allowed)
+        _check_value(key, value)
+    return prefix, name
+
+
+def _check_value(key: str, value: object) -> None:
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    if not 1 <= len(numbers) <= 16:
+        raise invalid(key, value, "a list of 1 to 16 numbers")
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise invalid(key, value, "a number or a list of numbers")
+        if isinstance(number, int) and not (key in ("mean", "std") or 1 <= number <= _LIMIT):
+            raise invalid(key, value, f"whole numbers from 1 to {_LIMIT}")
+        if isinstance(number, float) and key not in ("mean", "std"):
+            raise invalid(key, value, f"whole numbers from 1 to {_LIMIT}")
+
+
+def build(architecture: str, arguments: Mapping[str, object] | None = None) -> nn.Module:
+    """An untrained model in eval mode, images in [0, 1] -> logits. Does not touch the global random state.
+
+    Example: ``build("robustlab:signs_resnet", {"classes": 24})``; ``build("torchvision:resnet18")`` gets ImageNet's
+    mean and standard deviation in front unless `mean` and `std` say otherwise. Raises `ArgumentError`.
+    """
+    values = json.loads(json.dumps(dict(arguments or {})))
+    prefix, name = check_architecture(architecture, values)
+    with torch.random.fork_rng(devices=[]):
+        if prefix == "robustlab":
+            try:
+                model = _OWN[name](**values)
+            except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+                raise invalid(f"arguments of {architecture}", values, f"what it takes ({error})") from error
+        else:
+            from torchvision.models import get_model
+
+            mean = values.pop("mean", IMAGENET_MEAN)
+            std = values.pop("std", IMAGENET_STD)
+            options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+            network = get_model(name, weights=None, num_classes=values.get("classes", 1000), **options)
+            model = Normalized(network, mean, std)
+    return model.eval()

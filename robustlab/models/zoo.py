@@ -1,0 +1,161 @@
+"""The named models: where their weights are and how to read them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from robustlab.core.errors import DataError, ModelFileError, check_choice, invalid
+from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD
+from robustlab.models.info import ModelInfo, set_info
+from robustlab.models.registry import build
+
+_CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CNN_A_NAMES = {"0": "conv1", "2": "conv2", "5": "fc1", "7": "fc2"}
+
+BUNDLED = ("signs_float", "signs_w8a8", "signs_w4a4", "signs_w1a1", "signs_w8a8_adv")
+
+
+@dataclass(frozen=True)
+class _Foreign:
+    """Weights of somebody else's training, read from the folder in the environment variable ROBUSTLAB_DATA."""
+
+    file: str
+    architecture: str
+    arguments: Mapping[str, object]
+    rename: Callable[[str], str]
+    description: str
+
+
+def _same(name: str) -> str:
+    return name
+
+
+def _cnn_a_name(name: str) -> str:
+    head, _, tail = name.partition(".")
+    return f"{_CNN_A_NAMES.get(head, head)}.{tail}"
+
+
+_FOREIGN: dict[str, _Foreign] = {
+    f"cifar_resnet{depth}": _Foreign(
+        f"cifar10_resnet{depth}_akamaster",
+        "robustlab:cifar_resnet",
+        {"depth": depth, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
+        _same,
+        f"CIFAR-10 ResNet-{depth}, float (weights from ROBUSTLAB_DATA)",
+    )
+    for depth in (20, 32, 44, 56)
+}
+_FOREIGN["cifar_cnn_a_mix"] = _Foreign(
+    "cifar10_cnn_a_mix",
+    "robustlab:cifar_cnn_a",
+    {"mean": [125.3 / 255, 123.0 / 255, 113.9 / 255], "std": [63.0 / 255, 62.1 / 255, 66.7 / 255]},
+    _cnn_a_name,
+    "CIFAR-10 CNN-A, robustly trained for linf 2/255, float (weights from ROBUSTLAB_DATA)",
+)
+
+MODELS: dict[str, str] = {
+    "signs_float": "traffic signs, residual network, float (bundled)",
+    "signs_w8a8": "traffic signs, the same network with 8-bit weights and activations (bundled)",
+    "signs_w4a4": "traffic signs, the same network with 4-bit weights and activations (bundled)",
+    "signs_w1a1": "traffic signs, binary network, first and last layer 8 bit (bundled)",
+    "signs_w8a8_adv": "traffic signs, adversarially trained, 8-bit weights and activations (bundled)",
+    **{name: entry.description for name, entry in _FOREIGN.items()},
+}
+
+
+def data_folder() -> Path | None:
+    """The folder of real data: the environment variable ROBUSTLAB_DATA, else ``../shared/data`` if it exists."""
+    named = os.environ.get("ROBUSTLAB_DATA")
+    if named:
+        return Path(named)
+    beside = Path("..") / "shared" / "data"
+    return beside if beside.is_dir() else None
+
+
+def bundled_path(name: str) -> Path:
+    """The model file that is installed with the package."""
+    return Path(str(files("robustlab.models") / "weights" / f"{name}.safetensors"))
+
+
+def open_zoo(name: str) -> nn.Module | Path:
+    """A model of the zoo by name: a float module in eval mode, or the path of a bundled model file.
+
+    Raises `ArgumentError` for an unknown name and `DataError` where the weights are not on this machine.
+    """
+    check_choice("model", name, MODELS)
+    if name in BUNDLED:
+        path = bundled_path(name)
+        if not path.is_file():
+            raise DataError(f"model {name} has no weights at {path}; install robustlab from a complete checkout")
+        return path
+    entry = _FOREIGN[name]
+    folder = data_folder()
+    path = (folder or Path("$ROBUSTLAB_DATA")) / "models" / f"{entry.file}.safetensors"
+    if not path.is_file():
+        raise DataError(
+            f"model {name} needs the file {path}; set ROBUSTLAB_DATA to the folder that holds models/{path.name}"
+        )
+    model = build(entry.architecture, entry.arguments)
+    load_tensors(model, {entry.rename(key): value for key, value in read_tensors(path).items()}, path)
+    info = ModelInfo(
+        name=name,
+        architecture=entry.architecture,
+        arguments=entry.arguments,
+        class_names=_CIFAR_CLASSES,
+        input_size=(32, 32),
+        provenance={"weights": path.name},
+    )
+    return set_info(model, info)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a state dict that torch loads without unpickling objects.
+
+    Raises `ModelFileError` for anything else.
+    """
+    if not path.is_file():
+        raise invalid("model file", str(path), "an existing .safetensors, .pt or .pth file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelFileError(f"model file {path} is not a readable safetensors file: {error}") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever its zip, tar or unpickling layers raise
+        raise ModelFileError(f"model file {path} cannot be read without unpickling objects; allowed: tensors") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelFileError(f"model file {path} is not a state dict; allowed: a dict of names and tensors")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy `tensors` into `model`, which must want exactly these names and shapes; normalisation may be missing.
+
+    Raises `ModelFileError` that names the first tensor which does not fit.
+    """
+    wanted = model.state_dict()
+    optional = {k for k in wanted if k.endswith("num_batches_tracked") or k.startswith("normalize.")}
+    missing = sorted(set(wanted) - set(tensors) - optional)
+    extra = sorted(set(tensors) - set(wanted))
+    if missing or extra:
+        what = f"lacks {missing[0]}" if missing else f"has the unknown tensor {extra[0]}"
+        raise ModelFileError(f"model file {path} {what}; allowed: the {len(wanted)} tensors of the architecture")
+    for key, value in tensors.items():
+        if value.shape != wanted[key].shape:
+            shapes = f"{tuple(value.shape)}; allowed: {tuple(wanted[key].shape)}"
+            raise ModelFileError(f"model file {path}: tensor {key} has shape {shapes}")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ModelFileError(f"model file {path}: tensor {key} holds NaN or infinity; allowed: finite numbers")
+    model.load_state_dict(dict(tensors), strict=False)

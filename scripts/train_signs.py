@@ -1,0 +1,184 @@
+"""Train the bundled traffic-sign models: `python scripts/train_signs.py --out DIR` (resumable, about an hour on 2 cores).
+
+float: SignsResNet, AdamW.  w8a8, w4a4: the float model compressed; w4a4 then trained straight-through.
+w1a1: SignsBinary, from scratch.  w8a8_adv: SignsResNet trained on PGD images (Madry et al. 2018), then compressed
+and trained on them a little more.  Accuracies are on the first 2,000 test images, with the deployed model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import robustlab as rl
+from robustlab.compress import TrainConfig, fit, qat
+from robustlab.core import Linf, Tiled, frozen
+from robustlab.core.subgradients import clamp
+from robustlab.datasets import load_dataset
+from robustlab.models import ModelInfo, build, set_info
+
+TRAIN_IMAGES = 24_000
+TEST_IMAGES = 2_000
+ADVERSARIAL = Linf(4 / 255)
+ADVERSARIAL_STEPS = 2
+
+
+class Bar:
+    """Prints a line every 100 steps."""
+
+    def start(self, task: str, total: int) -> None:
+        self.task, self.total, self.done, self.began = task, total, 0, time.time()
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        self.done += units
+        if self.done % 100 == 0 or self.done == self.total:
+            spent = time.time() - self.began
+            print(f"{self.task} {self.done}/{self.total} {spent:.0f} s  {note}", flush=True)
+
+    def finish(self) -> None:
+        pass
+
+
+def load_split(split: str, count: int, cache: Path) -> tuple[Tensor, Tensor]:
+    """uint8 images and labels, rendered once and kept as a plain array file."""
+    dataset = load_dataset("signs", split=split)
+    path = cache / f"signs-{split}-{count}-{dataset.fingerprint[:12]}.npz"
+    if not path.is_file():
+        images, labels = [], []
+        for start in range(0, count, 500):
+            x, y = dataset.batch(range(start, min(start + 500, count)))
+            images.append((x * 255).round().to(torch.uint8).numpy())
+            labels.append(y.numpy())
+        np.savez(path, x=np.concatenate(images), y=np.concatenate(labels))
+    with np.load(path, allow_pickle=False) as file:
+        return torch.from_numpy(file["x"]), torch.from_numpy(file["y"])
+
+
+def shift(batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Move the whole batch by up to 3 pixels, edges replicated, and scale its light by up to 10 %."""
+    dy, dx = (int(v) for v in torch.randint(0, 7, (2,), generator=generator))
+    padded = nn.functional.pad(batch, (3, 3, 3, 3), mode="replicate")
+    moved = padded[:, :, dy : dy + batch.shape[2], dx : dx + batch.shape[3]]
+    gain = 0.9 + 0.2 * torch.rand(len(batch), 1, 1, 1, generator=generator)
+    return clamp(moved * gain, 0, 1)
+
+
+def adversarial(model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """PGD images for training: random start, a few large steps, batch norm in training mode as it is used."""
+    origin = images
+    eps = ADVERSARIAL.eps
+    x = ADVERSARIAL.project(images + (2 * torch.rand(images.shape, generator=generator) - 1) * eps, origin)
+    with frozen(model):
+        for _ in range(ADVERSARIAL_STEPS):
+            x = x.detach().requires_grad_(True)
+            loss = nn.functional.cross_entropy(model(x), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, x)
+            x = ADVERSARIAL.project(x.detach() + 0.75 * eps * gradient.sign(), origin)
+    return x.detach()
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of right predictions in fixed tiles."""
+    tiled = Tiled(model)
+    right = 0
+    with frozen(model), torch.no_grad():
+        for start in range(0, len(images), 512):
+            batch = images[start : start + 512].float() / 255
+            right += int((tiled(batch).argmax(1) == labels[start : start + 512]).sum())
+    return right / len(images)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the five model files")
+    parser.add_argument("--cache", type=Path, default=Path("runs/signs"), help="folder for images and checkpoints")
+    parser.add_argument("--only", choices=["float", "w8a8", "w4a4", "w1a1", "w8a8_adv"], action="append")
+    parser.add_argument("--float-epochs", type=int, default=14)
+    parser.add_argument("--binary-epochs", type=int, default=22)
+    parser.add_argument("--adversarial-epochs", type=int, default=12)
+    parser.add_argument("--qat-epochs", type=int, default=4)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    train_x, train_y = load_split("train", TRAIN_IMAGES, options.cache)
+    test_x, test_y = load_split("test", TEST_IMAGES, options.cache)
+    names = load_dataset("signs").class_names
+    calibration = train_x[:512].float() / 255
+    todo = options.only or ["float", "w8a8", "w4a4", "w1a1", "w8a8_adv"]
+
+    def fresh(architecture: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build(architecture, {"classes": len(names)})
+
+    def described(model: nn.Module, name: str, architecture: str, recipe: dict[str, object]) -> nn.Module:
+        info = ModelInfo(
+            name=name,
+            architecture=architecture,
+            arguments={"classes": len(names)},
+            class_names=names,
+            input_size=(64, 64),
+            provenance={"recipe": "scripts/train_signs.py", "train_images": TRAIN_IMAGES, **recipe},
+        )
+        return set_info(model, info)
+
+    def finish(model: nn.Module, name: str, architecture: str, recipe: dict[str, object]) -> None:
+        score = accuracy(model, test_x, test_y)
+        recipe = {**recipe, "test_accuracy": round(score, 4), "test_images": TEST_IMAGES}
+        rl.save(described(model, name, architecture, recipe), options.out / f"{name}.safetensors")
+        print(json.dumps({"model": name, **recipe}), flush=True)
+
+    def trained(name: str, architecture: str, config: TrainConfig, **extra: object) -> nn.Module:
+        model = fresh(architecture)
+        fit(
+            model, train_x, train_y, config, augment=shift, progress=Bar(),
+            checkpoint=options.cache / f"{name}.checkpoint", **extra,
+        )  # fmt: skip
+        return model.eval()
+
+    resnet, binary = "robustlab:signs_resnet", "robustlab:signs_binary"
+    config = TrainConfig(options.float_epochs, learning_rate=4e-3, weight_decay=5e-3, label_smoothing=0.05)
+    if {"float", "w8a8", "w4a4"} & set(todo):
+        model = trained("float", resnet, config)
+        if "float" in todo:
+            finish(model, "signs_float", resnet, {"epochs": config.epochs})
+        if "w8a8" in todo:
+            small = rl.compress(model, weights=8, activations=8, calibration=calibration)
+            finish(rl.deploy(small), "signs_w8a8", resnet, {"algorithm": "mse", "epochs": 0})
+        if "w4a4" in todo:
+            small = rl.compress(model, weights=4, activations=4, calibration=calibration)
+            tuning = TrainConfig(options.qat_epochs, learning_rate=4e-4, weight_decay=1e-4)
+            qat(
+                small, train_x, train_y, tuning, augment=shift, progress=Bar(),
+                checkpoint=options.cache / "w4a4.checkpoint",
+            )  # fmt: skip
+            finish(rl.deploy(small), "signs_w4a4", resnet, {"algorithm": "mse, then qat", "epochs": tuning.epochs})
+    if "w1a1" in todo:
+        config = TrainConfig(options.binary_epochs, learning_rate=3e-3, weight_decay=0.0, label_smoothing=0.05)
+        small = rl.compress(
+            fresh(binary), weights=1, activations=1, algorithm="binary", calibration=calibration, first_last_bits=None,
+            keep_float=("stem", "head"),
+        )  # fmt: skip
+        # The first and last layer are trained in float: their activation grids are known only afterwards.
+        fit(
+            small, train_x, train_y, config, augment=shift, progress=Bar(),
+            checkpoint=options.cache / "w1a1.checkpoint",
+        )  # fmt: skip
+        small = rl.compress(small, weights=8, activations=8, calibration=calibration)
+        finish(rl.deploy(small), "signs_w1a1", binary, {"algorithm": "binary", "epochs": config.epochs})
+    if "w8a8_adv" in todo:
+        config = TrainConfig(options.adversarial_epochs, learning_rate=4e-3, weight_decay=1e-3)
+        model = trained("adv", resnet, config, perturb=adversarial)
+        small = rl.compress(model, weights=8, activations=8, calibration=calibration)
+        recipe = {"algorithm": "mse", "epochs": config.epochs, "adversary": f"pgd{ADVERSARIAL_STEPS}-{ADVERSARIAL.slug}"}
+        finish(rl.deploy(small), "signs_w8a8_adv", resnet, recipe)
+
+
+if __name__ == "__main__":
+    main()
