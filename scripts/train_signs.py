@@ -1,4 +1,4 @@
-"""Train the bundled traffic-sign models: `python scripts/train_signs.py --out DIR` (resumable, about an hour on 2 cores).
+"""Train the bundled traffic-sign models: `python scripts/train_signs.py --out DIR` (resumable, an hour on 2 cores).
 
 float: SignsResNet, AdamW.  w8a8, w4a4: the float model compressed; w4a4 then trained straight-through.
 w1a1: SignsBinary, from scratch.  w8a8_adv: SignsResNet trained on PGD images (Madry et al. 2018), then compressed
@@ -65,6 +65,7 @@ def shift(batch: Tensor, generator: torch.Generator) -> Tensor:
     dy, dx = (int(v) for v in torch.randint(0, 7, (2,), generator=generator))
     padded = nn.functional.pad(batch, (3, 3, 3, 3), mode="replicate")
     moved = padded[:, :, dy : dy + batch.shape[2], dx : dx + batch.shape[3]]
+    moved = moved.contiguous(memory_format=torch.channels_last)
     gain = 0.9 + 0.2 * torch.rand(len(batch), 1, 1, 1, generator=generator)
     return clamp(moved * gain, 0, 1)
 
@@ -77,7 +78,9 @@ def adversarial(model: nn.Module, images: Tensor, labels: Tensor, generator: tor
     with frozen(model):
         for _ in range(ADVERSARIAL_STEPS):
             x = x.detach().requires_grad_(True)
-            loss = nn.functional.cross_entropy(model(x), labels, reduction="sum")
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits = model(x).float()
+            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, x)
             x = ADVERSARIAL.project(x.detach() + 0.75 * eps * gradient.sign(), origin)
     return x.detach()
@@ -115,7 +118,8 @@ def main() -> None:
     def fresh(architecture: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return build(architecture, {"classes": len(names)})
+            model = build(architecture, {"classes": len(names)})
+        return model.to(memory_format=torch.channels_last)
 
     def described(model: nn.Module, name: str, architecture: str, recipe: dict[str, object]) -> nn.Module:
         info = ModelInfo(
@@ -143,7 +147,9 @@ def main() -> None:
         return model.eval()
 
     resnet, binary = "robustlab:signs_resnet", "robustlab:signs_binary"
-    config = TrainConfig(options.float_epochs, learning_rate=4e-3, weight_decay=5e-3, label_smoothing=0.05)
+    config = TrainConfig(
+        options.float_epochs, learning_rate=4e-3, weight_decay=5e-3, label_smoothing=0.05, precision="bfloat16"
+    )
     if {"float", "w8a8", "w4a4"} & set(todo):
         model = trained("float", resnet, config)
         if "float" in todo:
@@ -160,7 +166,9 @@ def main() -> None:
             )  # fmt: skip
             finish(rl.deploy(small), "signs_w4a4", resnet, {"algorithm": "mse, then qat", "epochs": tuning.epochs})
     if "w1a1" in todo:
-        config = TrainConfig(options.binary_epochs, learning_rate=3e-3, weight_decay=0.0, label_smoothing=0.05)
+        config = TrainConfig(
+            options.binary_epochs, learning_rate=3e-3, weight_decay=0.0, label_smoothing=0.05, precision="bfloat16"
+        )
         small = rl.compress(
             fresh(binary), weights=1, activations=1, algorithm="binary", calibration=calibration, first_last_bits=None,
             keep_float=("stem", "head"),
@@ -173,10 +181,14 @@ def main() -> None:
         small = rl.compress(small, weights=8, activations=8, calibration=calibration)
         finish(rl.deploy(small), "signs_w1a1", binary, {"algorithm": "binary", "epochs": config.epochs})
     if "w8a8_adv" in todo:
-        config = TrainConfig(options.adversarial_epochs, learning_rate=4e-3, weight_decay=1e-3)
+        config = TrainConfig(options.adversarial_epochs, learning_rate=4e-3, weight_decay=1e-3, precision="bfloat16")
         model = trained("adv", resnet, config, perturb=adversarial)
         small = rl.compress(model, weights=8, activations=8, calibration=calibration)
-        recipe = {"algorithm": "mse", "epochs": config.epochs, "adversary": f"pgd{ADVERSARIAL_STEPS}-{ADVERSARIAL.slug}"}
+        recipe = {
+            "algorithm": "mse",
+            "epochs": config.epochs,
+            "adversary": f"pgd{ADVERSARIAL_STEPS}-{ADVERSARIAL.slug}",
+        }
         finish(rl.deploy(small), "signs_w8a8_adv", resnet, recipe)
 
 

@@ -54,8 +54,9 @@ def compress(
     keep_float: name patterns of layers that stay float.
 
     A layer that is compressed already keeps its scheme and grid, so a model can be compressed in steps.
-    Swapped are exactly `nn.Conv2d` with zero padding and `nn.Linear`; what else has weights stays float and is listed in
-    the model's info as `left_float`. Batch norms behind quantized layers are folded first; behind binary ones they stay.
+    Swapped are exactly `nn.Conv2d` with zero padding and `nn.Linear`; what else has weights stays float and is listed
+    in the model's info as `left_float`. Batch norms behind quantized layers are folded first; behind binary ones they
+    stay.
     Raises `ArgumentError` for bits outside the ranges, a pattern that matches no layer, a model without such layers,
     calibration without images or with NaN.
     """
@@ -192,14 +193,12 @@ def _is_swappable(module: nn.Module) -> bool:
 
 def _has_weight(module: nn.Module) -> bool:
     own = dict(module.named_parameters(recurse=False))
-    return "weight" in own and own["weight"].ndim >= 2 or isinstance(module, Layer)
+    return ("weight" in own and own["weight"].ndim >= 2) or isinstance(module, Layer)
 
 
 def _info(model: nn.Module, probe: Tensor, left: tuple[str, ...]) -> ModelInfo:
     known = info_of(model)
     size = (int(probe.shape[2]), int(probe.shape[3]))
     if known is None:
-        return ModelInfo(
-            type(model).__name__, f"custom:{type(model).__qualname__}", input_size=size, left_float=left
-        )
+        return ModelInfo(type(model).__name__, f"custom:{type(model).__qualname__}", input_size=size, left_float=left)
     return with_fields(known, input_size=size, left_float=left)

@@ -97,10 +97,7 @@ def weight_scale(weight: Tensor, bits: int, rule: str) -> Tensor:
     check_choice("observer", rule, OBSERVERS)
     flat = weight.detach().float().flatten(1)
     levels = (1 << (bits - 1)) - 1
-    if rule == "percentile":
-        largest = flat.abs().quantile(_PERCENTILE, dim=1)
-    else:
-        largest = flat.abs().amax(dim=1)
+    largest = flat.abs().quantile(_PERCENTILE, dim=1) if rule == "percentile" else flat.abs().amax(dim=1)
     scale = largest / levels
     scale = torch.where(scale < torch.finfo(torch.float32).tiny, torch.ones_like(scale), scale)
     if rule != "mse":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +35,11 @@ Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Hyper-parameters of `fit`. The learning rate warms up linearly, then falls to zero along a cosine."""
+    """Hyper-parameters of `fit`. The learning rate warms up linearly, then falls to zero along a cosine.
+
+    precision ``bfloat16`` runs convolutions and products of the training passes under autocast, twice as fast where the
+    processor has such instructions; weights, statistics and the loss stay float32.
+    """
 
     epochs: int
     batch_size: int = 128
@@ -45,6 +48,7 @@ class TrainConfig:
     optimizer: str = "adamw"
     warmup_epochs: float = 0.5
     label_smoothing: float = 0.0
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,6 +59,7 @@ class TrainConfig:
         check_choice("optimizer", self.optimizer, ("adamw", "sgd"))
         check_number("warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
         check_number("label_smoothing", self.label_smoothing, 0.0, 0.99)
+        check_choice("precision", self.precision, ("float32", "bfloat16"))
         check_int("seed", self.seed, 0)
 
 
@@ -112,16 +117,18 @@ def fit(
                 batch = augment(batch, generator)
             if perturb is not None:
                 batch = perturb(model, batch, target, generator)
-            logits = model(batch)
+            with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+                logits = model(batch).float()
             loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
-            if not math.isfinite(float(loss)):
-                raise RobustlabError(f"loss is {float(loss)} in epoch {epoch + 1}; allowed: finite; lower learning_rate")
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise RobustlabError(f"loss is {value} in epoch {epoch + 1}; allowed: finite; lower learning_rate")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            total += float(loss) * len(batch)
+            total += value * len(batch)
             right += int((logits.argmax(1) == target).sum())
-            progress.advance(1, f"epoch {epoch + 1}/{config.epochs} loss {float(loss):.3f}")
+            progress.advance(1, f"epoch {epoch + 1}/{config.epochs} loss {value:.3f}")
         records.append(EpochRecord(epoch + 1, total / len(images), right / len(images)))
         if checkpoint is not None:
             _save(checkpoint, model, optimizer, config, records)
@@ -186,12 +193,10 @@ def _save(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
-def _restore(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
-) -> list[EpochRecord]:
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig) -> list[EpochRecord]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

@@ -61,7 +61,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     partial = target.with_name(target.name + ".partial")
     try:
         save_file(tensors, partial, header)
-        os.replace(partial, target)
+        partial.replace(target)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise invalid("path", str(target), f"a file that can be written ({error})") from error
@@ -147,9 +147,7 @@ def _contents(model: nn.Module) -> tuple[Metadata, dict[str, Tensor]]:
                 tensors[f"{name}.bias"] = module.bias
             layers[name] = describe_layer(module.scheme, module.shape)
             inside.append(name + ".")
-    for name, value in model.state_dict().items():
-        if not name.startswith(tuple(inside)):
-            tensors[name] = value
+    tensors |= {name: value for name, value in model.state_dict().items() if not name.startswith(tuple(inside))}
     info = info_of(model)
     if info is None:
         info = ModelInfo(type(model).__name__, f"custom:{type(model).__qualname__}")
@@ -256,9 +254,7 @@ def _replace_norm(path: Path, model: nn.Module, name: str, module: nn.Module) ->
 
 
 def _load_remainder(path: Path, model: nn.Module, remaining: Mapping[str, Tensor]) -> None:
-    inside = tuple(
-        name + "." for name, module in model.named_modules() if isinstance(module, (PackedLayer, Affine))
-    )
+    inside = tuple(name + "." for name, module in model.named_modules() if isinstance(module, (PackedLayer, Affine)))
     wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
     missing, extra = sorted(set(wanted) - set(remaining)), sorted(set(remaining) - set(wanted))
     if missing or extra:
@@ -283,7 +279,7 @@ def _selftest_logits(model: nn.Module, size: tuple[int, int]) -> Tensor:
 
 
 def _selftest(file: ModelFile, model: nn.Module) -> None:
-    """Same input, same output. Float layers differ in last bits between machines, so a digest miss is judged by size."""
+    """Same input, same output. Last bits of float layers depend on the machine, so a digest miss is judged by size."""
     size = file.metadata.input_size
     if file.metadata.selftest is None or size is None:
         return

@@ -25,9 +25,9 @@ def load(
 ) -> nn.Module:
     """A model in eval mode: images (N, 3, H, W) in [0, 1] -> logits (N, K).
 
-    spec: ``robustlab:NAME`` (see `robustlab list models`), ``torchvision:NAME@FILE`` (a state dict; `mean` and `std` say
-    what the weights expect), or the path of a file that `robustlab.save` wrote. `factory` builds the architecture of a
-    file that was made from a class of your own.
+    spec: ``robustlab:NAME`` (see `robustlab list models`), ``torchvision:NAME@FILE`` (a state dict; `mean` and `std`
+    say what the weights expect), or the path of a file that `robustlab.save` wrote. `factory` builds the architecture
+    of a file that was made from a class of your own.
     Raises `ArgumentError`, `DataError` or `ModelFileError`.
 
     Example: ``load("torchvision:resnet18@resnet18.safetensors")``.
@@ -66,6 +66,9 @@ def _torchvision(rest: str, mean: Sequence[float], std: Sequence[float]) -> nn.M
         model = build(f"torchvision:{name}", arguments)
     load_tensors(model, {f"network.{key}": value for key, value in tensors.items()}, Path(file))
     info = ModelInfo(
-        name=Path(file).stem, architecture=f"torchvision:{name}", arguments=arguments, provenance={"weights": Path(file).name}
+        name=Path(file).stem,
+        architecture=f"torchvision:{name}",
+        arguments=arguments,
+        provenance={"weights": Path(file).name},
     )
     return set_info(model, info)

@@ -87,7 +87,7 @@ class PackedLayer(nn.Module):
         if x.dtype != torch.float32 or x.device.type != "cpu":
             raise RobustlabError(f"input of a packed layer is {x.dtype} on {x.device}; allowed: float32 on cpu")
         if torch.is_grad_enabled() and x.requires_grad:
-            return PackedFunction.apply(x, self)  # type: ignore[no-any-return,no-untyped-call]
+            return PackedFunction.apply(x, self)  # type: ignore[no-any-return]
         return self.run_kernel(x)
 
     def extra_repr(self) -> str:

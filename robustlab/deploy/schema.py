@@ -90,10 +90,12 @@ def describe_layer(scheme: LayerScheme, shape: tuple[int, int, int, int]) -> Lay
     return Layer(
         weight_bits=scheme.weight_bits,
         shape=list(shape),
-        activation=activation
-        and Activation(scale=activation.scale, zero_point=activation.zero_point, bits=activation.bits),
-        geometry=geometry
-        and Geometry(
+        activation=None
+        if activation is None
+        else Activation(scale=activation.scale, zero_point=activation.zero_point, bits=activation.bits),
+        geometry=None
+        if geometry is None
+        else Geometry(
             stride=list(geometry.stride),
             padding=list(geometry.padding),
             dilation=list(geometry.dilation),

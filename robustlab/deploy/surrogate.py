@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 class Surrogate(Protocol):
     """How the input quantizer of a packed layer is differentiated; the rest of the layer is linear and exact."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Stated in every result, as ``surrogate:NAME``."""
 
     def quantizer_derivative(self, x: Tensor, activation: ActivationSpec) -> Tensor:
         """d(scale * (code - zero_point)) / dx at the layer's float input, same shape."""

@@ -40,9 +40,8 @@ def check_architecture(architecture: str, arguments: Mapping[str, object]) -> tu
     if prefix == "robustlab":
         check_choice("architecture", name, _OWN)
     else:
-        from torchvision.models import list_models
-
         import torchvision.models as classification
+        from torchvision.models import list_models
 
         check_choice("torchvision architecture", name, list_models(module=classification))
     allowed = _ALLOWED["torchvision" if prefix == "torchvision" else name]

@@ -132,7 +132,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its zip, tar or unpickling layers raise
-        raise ModelFileError(f"model file {path} cannot be read without unpickling objects; allowed: tensors") from error
+        raise ModelFileError(
+            f"model file {path} cannot be read without unpickling objects; allowed: tensors"
+        ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

@@ -1,0 +1,119 @@
+"""A folder of pictures, one sub-folder per class."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from robustlab.core.errors import DataError, check_choice, check_int
+from robustlab.datasets.base import SPLITS, check_indices
+
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
+DEFAULT_SIZE = 224
+_SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
+
+
+class ImageFolder:
+    """Images below `root`, decoded when asked for; the sub-folders that hold any, sorted, are the classes.
+
+    Each is made RGB, resized so that its shorter side is `image_size` (bicubic, antialiased) and cropped to the
+    centre square. If `root` has folders `train`, and `test` or `val`, of classes, a split is read from those;
+    otherwise all images are the test split.
+    """
+
+    name = "imagefolder"
+
+    def __init__(self, root: str | Path, split: str = "test", *, image_size: int | None = None) -> None:
+        """List and hash the files; raises `DataError` for a missing path, a split that is not there or no images."""
+        check_choice("split", split, SPLITS)
+        side = DEFAULT_SIZE if image_size is None else check_int("image_size", image_size, 1, 4096)
+        self.image_size = (side, side)
+        self._root = _split_root(Path(root), split)
+        self._files = _images_below(self._root)
+        if not self._files:
+            raise DataError(
+                f"{self._root} holds no images; allowed: class sub-folders of {', '.join(EXTENSIONS)} files"
+            )
+        self.class_names = tuple(sorted({f.relative_to(self._root).parts[0] for f in self._files}))
+        position = {name: i for i, name in enumerate(self.class_names)}
+        self._labels = [position[f.relative_to(self._root).parts[0]] for f in self._files]
+        self.fingerprint = _fingerprint(self._root, self._files, side)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images float32 (N, 3, S, S), multiples of 1/255, and labels int64 (N,); a broken file raises `DataError`."""
+        rows = check_indices(indices, len(self))
+        side = self.image_size[0]
+        pixels = np.empty((len(rows), side, side, 3), dtype=np.uint8)
+        for row, index in enumerate(rows):
+            pixels[row] = _decode(self._files[index], side)
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
+        return images, torch.tensor([self._labels[i] for i in rows], dtype=torch.int64)
+
+
+def _images_below(root: Path) -> list[Path]:
+    """Image files in sub-folders of `root`, sorted by path; hidden files and folders do not count."""
+    found = [
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in EXTENSIONS
+        and len(parts := path.relative_to(root).parts) > 1
+        and not any(part.startswith(".") for part in parts)
+        and path.is_file()
+    ]
+    return sorted(found, key=lambda path: path.relative_to(root).parts)
+
+
+def _split_root(root: Path, split: str) -> Path:
+    if not root.is_dir():
+        raise DataError(
+            f"imagefolder {root} is not a folder; allowed: a folder with one sub-folder of images per class"
+        )
+    # A split folder holds class folders: images directly in it mean that "train" is itself a class name.
+    folders = {
+        kind: [root / name for name in names if (root / name).is_dir() and _images_below(root / name)]
+        for kind, names in _SPLIT_FOLDERS.items()
+    }
+    if folders[split]:
+        return folders[split][0]
+    other = folders["train" if split == "test" else "test"]
+    if split == "test" and not other:
+        return root
+    names = " or ".join(_SPLIT_FOLDERS[split])
+    raise DataError(f"imagefolder {root} has no {split} split; allowed: a folder {names} with class sub-folders in it")
+
+
+def _fingerprint(root: Path, files: Sequence[Path], side: int) -> str:
+    digest = hashlib.sha256(f"imagefolder/1/{side}".encode())
+    for file in files:
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise DataError(f"{file} cannot be read ({error.strerror}); allowed: readable image files") from error
+        digest.update(f"\0{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _decode(path: Path, side: int) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} cannot be decoded ({reason}); allowed: whole {', '.join(EXTENSIONS)} files") from error
+    width, height = image.size
+    short = min(width, height)
+    size = (max(side, round(width * side / short)), max(side, round(height * side / short)))
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))

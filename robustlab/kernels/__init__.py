@@ -1,0 +1,43 @@
+"""Bit-packed kernels: weights in their real bit-width, exact integer accumulation, one definition for every backend."""
+
+from robustlab.kernels.dispatch import BACKENDS, available, backend, info, use_backend
+from robustlab.kernels.functional import (
+    binary_conv2d,
+    binary_conv2d_acc,
+    binary_linear,
+    quant_conv2d,
+    quant_conv2d_acc,
+    quant_linear,
+)
+from robustlab.kernels.layout import (
+    PackedWeight,
+    from_planes,
+    pack_weight,
+    packed_bytes,
+    unpack_weight,
+    weight_planes,
+)
+from robustlab.kernels.spec import PADDING_VALUES, ActivationSpec, ConvGeometry
+
+__all__ = [
+    "BACKENDS",
+    "PADDING_VALUES",
+    "ActivationSpec",
+    "ConvGeometry",
+    "PackedWeight",
+    "available",
+    "backend",
+    "binary_conv2d",
+    "binary_conv2d_acc",
+    "binary_linear",
+    "from_planes",
+    "info",
+    "pack_weight",
+    "packed_bytes",
+    "quant_conv2d",
+    "quant_conv2d_acc",
+    "quant_linear",
+    "unpack_weight",
+    "use_backend",
+    "weight_planes",
+]

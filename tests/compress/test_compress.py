@@ -1,0 +1,263 @@
+"""Quantizers against their closed forms, and what `compress` does to a model."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import robustlab as rl
+from robustlab.compress.fold import fold_batch_norms
+from robustlab.compress.freeze import freeze
+from robustlab.compress.layers import Affine, CompressedConv2d, CompressedLayer
+from robustlab.compress.observers import RangeObserver, affine_grid, weight_scale
+from robustlab.compress.quantizers import ActivationQuantizer, WeightBinarizer, WeightQuantizer, affine_codes
+from robustlab.core.errors import ArgumentError
+from robustlab.models import build, info_of
+
+
+def moved(model: nn.Module, size: int = 32) -> nn.Module:
+    """Give the batch norms statistics that matter."""
+    model.train()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.rand(16, 3, size, size, generator=generator))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(-1.5, 1.5, generator=generator)
+                module.bias.uniform_(-0.5, 0.5, generator=generator)
+    return model.eval()
+
+
+def images(count: int, seed: int = 0, size: int = 32) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def network() -> nn.Module:
+    return moved(build("robustlab:signs_resnet", {"classes": 5, "widths": [8, 16], "blocks": [1, 1]}))
+
+
+@given(st.floats(-50, 50), st.floats(0, 100), st.integers(2, 8))
+def test_affine_grid_covers_its_range_and_holds_zero(low: float, width: float, bits: int) -> None:
+    scale, zero = affine_grid(low, low + width, bits)
+    levels = 2**bits - 1
+    assert 0 <= zero <= levels
+    assert scale > 0
+    smallest, largest = scale * (0 - zero), scale * (levels - zero)
+    assert smallest <= min(low, 0) + 0.5001 * scale
+    assert largest >= max(low + width, 0) - 0.5001 * scale
+
+
+@settings(max_examples=60)
+@given(st.integers(2, 8), st.integers(0, 2**31))
+def test_activation_error_is_at_most_half_a_step_inside_the_range(bits: int, seed: int) -> None:
+    x = torch.randn(500, generator=torch.Generator().manual_seed(seed)) * 3
+    quantizer = ActivationQuantizer(bits)
+    observer = RangeObserver("minmax", bits)
+    observer.observe(x)
+    quantizer.set_grid(*observer.grid())
+    error = (quantizer(x) - x).abs()
+    assert float(error.max()) <= 1.001 * float(quantizer.scale)  # half a step, and half more where zero moved the grid
+    codes = affine_codes(x, quantizer.scale, int(quantizer.zero_point), bits)
+    assert codes.min() >= 0 and codes.max() <= 2**bits - 1
+    assert torch.equal(codes, codes.round())
+
+
+def test_straight_through_gradients_are_as_stated() -> None:
+    quantizer = ActivationQuantizer(2)
+    quantizer.set_grid(1.0, 1)  # values -1, 0, 1, 2
+    x = torch.tensor([-1.6, -1.4, -1.0, 0.3, 2.0, 2.4, 2.6, float("nan")], requires_grad=True)
+    y = quantizer(x)
+    assert torch.equal(y.detach(), torch.tensor([-1.0, -1.0, -1.0, 0.0, 2.0, 2.0, 2.0, 0.0]))
+    y[:-1].sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad[:-1], torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_weight_codes_are_symmetric_per_channel_and_mse_is_never_worse(bits: int) -> None:
+    weight = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(bits)) * torch.arange(6).reshape(6, 1, 1, 1)
+    errors = {}
+    for rule in ("minmax", "percentile", "mse"):
+        quantizer = WeightQuantizer(bits, rule)
+        codes, scale = quantizer.codes(weight)
+        assert codes.abs().max() <= 2 ** (bits - 1) - 1
+        assert torch.equal(scale, weight_scale(weight, bits, rule))
+        errors[rule] = (quantizer(weight) - weight).square().flatten(1).sum(1)
+        assert torch.equal(quantizer(weight)[0], torch.zeros(5, 3, 3))
+    assert (errors["mse"] <= errors["minmax"] + 1e-9).all()
+
+
+def test_mse_range_beats_minmax_with_outliers() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(20_000, generator=generator)
+    x[0] = 60.0
+    errors = {}
+    for rule in ("minmax", "mse", "percentile"):
+        observer = RangeObserver(rule, 4)
+        observer.observe(x)
+        quantizer = ActivationQuantizer(4)
+        quantizer.set_grid(*observer.grid())
+        errors[rule] = float((quantizer(x) - x).square().mean())
+    assert errors["mse"] < 0.7 * errors["minmax"]
+    assert errors["percentile"] < 0.7 * errors["minmax"]
+
+
+def test_binary_scale_is_the_least_squares_one() -> None:
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    codes, scale = WeightBinarizer().codes(weight)
+    flat, signs = weight.flatten(1).double(), codes.flatten(1).double()
+    best = (flat * signs).sum(1) / signs.square().sum(1)  # the normal equation of min |w - s sign(w)|^2
+    assert torch.allclose(scale.double(), best, atol=1e-6)
+    weight[0, 0, 0, 0] = 0.0
+    assert WeightBinarizer().codes(weight)[0][0, 0, 0, 0] == 1
+
+
+def test_folding_keeps_the_function_and_removes_every_norm() -> None:
+    model = network()
+    folded = copy.deepcopy(model)
+    names = fold_batch_norms(folded, images(2))
+    assert len(names) == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    with torch.no_grad():
+        assert torch.allclose(folded(images(6, 1)), model(images(6, 1)), atol=1e-4)
+
+
+class TwoReaders(nn.Module):
+    """The convolution's output is read by a batch norm and by a sum: folding would change the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 4, 3)
+        self.bn2 = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        z = self.bn2(self.second(self.bn(y) + 2 * y))
+        logits: Tensor = self.head(z.mean(dim=(2, 3)))
+        return logits
+
+
+def test_a_norm_whose_input_has_another_reader_is_not_folded() -> None:
+    model = moved(TwoReaders())
+    folded = copy.deepcopy(model)
+    assert fold_batch_norms(folded, images(2)) == ("bn2",)
+    with torch.no_grad():
+        assert torch.allclose(folded(images(4, 2)), model(images(4, 2)), atol=1e-4)
+
+
+def test_compress_copies_and_sets_first_and_last_to_eight_bits() -> None:
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    small = rl.compress(model, weights=4, activations=3, calibration=[images(4), images(4, 1)])
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    layers = {n: m for n, m in small.named_modules() if isinstance(m, CompressedLayer)}
+    bits = {n: (m.weight_bits, m.activation_bits) for n, m in layers.items()}
+    assert bits.pop("stem") == bits.pop("head") == (8, 8)
+    assert set(bits.values()) == {(4, 3)}
+    assert info_of(small) is not None
+    patterns = {"stages.0.*": (8, 2), "*.conv2": (2, 8)}
+    small = rl.compress(model, weights=4, activations=4, calibration=images(4), layers=patterns, first_last_bits=None)
+    for name, layer in small.named_modules():
+        if isinstance(layer, CompressedConv2d):
+            wanted = (4, 4)
+            for pattern, chosen in patterns.items():
+                wanted = chosen if fnmatch.fnmatch(name, pattern) else wanted
+            assert (layer.weight_bits, layer.activation_bits) == wanted
+
+
+def test_what_stays_float_is_listed() -> None:
+    class Odd(nn.Conv2d):
+        pass
+
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        Odd(4, 4, 3),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(4 * 28 * 28, 3),
+    )
+    small = rl.compress(model, weights=8, activations=8, calibration=images(4))
+    info = info_of(small)
+    assert info is not None
+    assert info.left_float == ("1", "2")
+    assert isinstance(small[0], CompressedLayer) and type(small[1]) is Odd
+
+
+def test_eight_bits_are_close_to_float_and_more_bits_are_closer() -> None:
+    model = network()
+    x = images(32, 5)
+    with torch.no_grad():
+        reference = model(x)
+        errors = [
+            float((rl.compress(model, weights=b, activations=b, calibration=images(64))(x) - reference).square().mean())
+            for b in (2, 4, 8)
+        ]
+    assert errors[2] < errors[1] < errors[0]
+    assert errors[2] < 1e-3 * float(reference.square().mean())
+
+
+def test_freezing_changes_predictions_by_rounding_only_and_stores_norms_as_affines() -> None:
+    model = moved(build("robustlab:signs_binary", {"classes": 5, "stem": 8, "widths": [16], "steps": [2]}))
+    small = rl.compress(model, weights=1, activations=1, algorithm="binary", calibration=images(8))
+    frozen_model = freeze(small)
+    with torch.no_grad():
+        assert torch.allclose(frozen_model(images(4)), small(images(4)), atol=1e-3)
+    assert sum(isinstance(m, Affine) for m in frozen_model.modules()) == 2  # one behind each binary convolution
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen_model.modules())
+
+
+def test_affine_equals_the_batch_norm() -> None:
+    norm = nn.BatchNorm2d(5).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            tensor.uniform_(-1, 1, generator=generator)
+        norm.running_var.uniform_(0.1, 3, generator=generator)
+        x = torch.randn(2, 5, 4, 4, generator=generator)
+        assert torch.allclose(Affine.from_batch_norm(norm)(x), norm(x), atol=1e-5)
+
+
+BAD: list[tuple[dict[str, object], str]] = [
+    ({"weights": 0}, "weights"),
+    ({"weights": 9}, "weights"),
+    ({"activations": 2.5}, "activations"),
+    ({"weights": 1}, "binary"),
+    ({"weights": 4, "algorithm": "binary"}, "binary"),
+    ({"algorithm": "magic"}, "algorithm"),
+    ({"calibration": []}, "calibration"),
+    ({"calibration": torch.empty(0, 3, 32, 32)}, "calibration"),
+    ({"calibration": torch.full((2, 3, 32, 32), float("nan"))}, "calibration"),
+    ({"calibration": torch.full((2, 3, 32, 32), 255.0)}, "calibration"),
+    ({"calibration": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}, "calibration"),
+    ({"layers": {"nothing*": (4, 4)}}, "nothing"),
+    ({"layers": {"stem": (4, 9)}}, "activations"),
+    ({"keep_float": ["nothing"]}, "nothing"),
+    ({"keep_float": ["*"]}, "keep_float"),
+    ({"first_last_bits": 1}, "first_last_bits"),
+]
+
+
+@pytest.mark.parametrize(("change", "word"), BAD)
+def test_bad_arguments_are_refused_by_name(change: dict[str, object], word: str) -> None:
+    arguments: dict[str, object] = {"weights": 8, "activations": 8, "calibration": images(2), **change}
+    with pytest.raises(ArgumentError, match=word):
+        rl.compress(network(), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_weight_that_is_nan_is_refused() -> None:
+    model = network()
+    with torch.no_grad():
+        model.get_submodule("stages.0.conv1").weight[0] = float("nan")  # type: ignore[index]
+    with pytest.raises(ArgumentError, match=r"stages\.0\.conv1|NaN"):
+        rl.compress(model, weights=8, activations=8, calibration=images(2))

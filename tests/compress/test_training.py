@@ -1,0 +1,134 @@
+"""The training loop: it learns, it resumes to the same weights, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import robustlab as rl
+from robustlab.compress import TrainConfig, fit, qat
+from robustlab.core import Linf, frozen
+from robustlab.core.errors import ArgumentError, RobustlabError
+from robustlab.models import build
+
+
+def problem(count: int = 96) -> tuple[Tensor, Tensor]:
+    """Two classes: a bright square on the left or on the right, in noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 2
+    images = torch.rand(count, 3, 16, 16, generator=generator) * 0.3
+    for index, label in enumerate(labels.tolist()):
+        images[index, :, 4:10, 1 + 8 * label : 6 + 8 * label] += 0.5
+    return (images * 255).round().clamp(0, 255).to(torch.uint8), labels
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build("robustlab:signs_binary", {"classes": 2, "stem": 8, "widths": [16], "steps": [2]})
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    with torch.no_grad():
+        return float((model(images.float() / 255).argmax(1) == labels).double().mean())
+
+
+def flip(batch: Tensor, generator: torch.Generator) -> Tensor:
+    return batch + 0.01 * torch.rand(batch.shape, generator=generator)
+
+
+@pytest.mark.parametrize(("bits", "algorithm"), [(4, "mse"), (1, "binary")])
+def test_straight_through_training_learns(bits: int, algorithm: str) -> None:
+    images, labels = problem()
+    small = rl.compress(
+        network(), weights=bits, activations=bits, algorithm=algorithm, calibration=images[:16].float() / 255
+    )
+    before = accuracy(small, images, labels)
+    records = qat(small, images, labels, TrainConfig(8, batch_size=16, learning_rate=5e-3))
+    assert len(records) == 8
+    assert records[-1].loss < 0.9 * records[0].loss
+    assert accuracy(rl.deploy(small), images, labels) > max(0.9, before)
+
+
+def test_a_run_that_is_cut_ends_with_the_same_weights(tmp_path: Path) -> None:
+    images, labels = problem(48)
+    config = TrainConfig(3, batch_size=16, learning_rate=3e-3)
+    whole, cut = network(), network()
+    fit(whole, images, labels, config, augment=flip)
+
+    class Stop(RuntimeError):
+        pass
+
+    calls = 0
+
+    def interrupting(batch: Tensor, generator: torch.Generator) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # in the middle of the second epoch
+            raise Stop
+        return flip(batch, generator)
+
+    path = tmp_path / "state.checkpoint"
+    with pytest.raises(Stop):
+        fit(cut, images, labels, config, augment=interrupting, checkpoint=path)
+    resumed = network()
+    records = fit(resumed, images, labels, config, augment=flip, checkpoint=path)
+    assert [r.epoch for r in records] == [1, 2, 3]
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    other = TrainConfig(3, batch_size=16, learning_rate=1e-3)
+    with pytest.raises(ArgumentError, match="configuration"):
+        fit(network(), images, labels, other, checkpoint=path)
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(RobustlabError, match="not readable"):
+        fit(network(), images, labels, config, checkpoint=path)
+
+
+def test_perturb_sees_the_model_and_trains_on_what_it_returns() -> None:
+    images, labels = problem(32)
+    ball = Linf(0.1)
+    seen = []
+
+    def attack(model: nn.Module, batch: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+        with frozen(model):
+            leaf = batch.clone().requires_grad_(True)
+            loss = nn.functional.cross_entropy(model(leaf), target)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+        seen.append(model.training)
+        return ball.project(batch + 0.1 * gradient.sign(), batch)
+
+    model = network()
+    fit(model, images, labels, TrainConfig(1, batch_size=16), perturb=attack)
+    assert seen == [True, True]
+    assert not model.training
+
+
+def test_bad_training_input_is_refused() -> None:
+    images, labels = problem(8)
+    for change, word in (
+        ({"epochs": 0}, "epochs"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"optimizer": "magic"}, "optimizer"),
+        ({"precision": "float8"}, "precision"),
+        ({"batch_size": 0}, "batch_size"),
+    ):
+        with pytest.raises(ArgumentError, match=word):
+            TrainConfig(**{"epochs": 1, **change})  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="images"):
+        fit(network(), images[0], labels, TrainConfig(1))
+    with pytest.raises(ArgumentError, match="labels"):
+        fit(network(), images, labels[:3], TrainConfig(1))
+    with pytest.raises(ArgumentError, match="compressed"):
+        qat(network(), images, labels, TrainConfig(1))
+    with pytest.raises(RobustlabError, match="loss is"):
+        fit(network(), images, labels, TrainConfig(6, learning_rate=1e30, warmup_epochs=0.0, batch_size=2))
+
+
+def test_the_global_random_state_is_left_alone() -> None:
+    images, labels = problem(16)
+    before = torch.random.get_rng_state()
+    fit(network(), images, labels, TrainConfig(1, batch_size=8))
+    assert torch.equal(before, torch.random.get_rng_state())

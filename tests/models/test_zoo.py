@@ -1,0 +1,105 @@
+"""Architectures, their arguments, and the weights of other people's training."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import robustlab as rl
+from robustlab.core.errors import ArgumentError, DataError
+from robustlab.models import BUNDLED, MODELS, build, info_of, open_zoo
+
+DATA = Path(os.environ.get("ROBUSTLAB_DATA", "../shared/data"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="ROBUSTLAB_DATA names no folder of real data")
+
+
+@pytest.mark.parametrize("architecture", ["robustlab:signs_resnet", "robustlab:signs_binary"])
+def test_sign_networks_stay_small(architecture: str) -> None:
+    from robustlab.deploy import layer_costs
+
+    model = build(architecture, {"classes": 24})
+    assert sum(p.numel() for p in model.parameters()) <= 350_000
+    assert sum(cost.macs for cost in layer_costs(model, torch.rand(1, 3, 64, 64))) <= 25_000_000
+
+
+@needs_data
+@pytest.mark.parametrize(("depth", "right"), [(20, 915), (32, 928), (44, 933), (56, 926)])
+def test_cifar_networks_have_their_known_accuracy(depth: int, right: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTLAB_DATA", str(DATA.resolve()))
+    with np.load(DATA / "cifar10" / "test1000.npz", allow_pickle=False) as file:
+        images = torch.from_numpy(file["x"]).permute(0, 3, 1, 2).float() / 255
+        labels = torch.from_numpy(file["y"]).long()
+    model = rl.load(f"robustlab:cifar_resnet{depth}")
+    with torch.inference_mode():
+        found = sum(int((model(images[i : i + 250]).argmax(1) == labels[i : i + 250]).sum()) for i in range(0, 1000, 250))
+    assert found == right
+
+
+def test_zoo_names_are_checked_and_missing_weights_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="did you mean signs_w4a4"):
+        open_zoo("signs_w4a5")
+    monkeypatch.setenv("ROBUSTLAB_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="ROBUSTLAB_DATA"):
+        open_zoo("cifar_resnet20")
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_models_are_what_their_names_say(name: str) -> None:
+    from robustlab.deploy import scheme
+
+    model = rl.load(f"robustlab:{name}")
+    info = info_of(model)
+    assert info is not None
+    assert info.name == name
+    assert info.input_size == (64, 64)
+    assert scheme(model) == {"float": "float32"}.get(name.split("_")[1], name.split("_")[1])
+    assert info.class_names == rl.datasets.load_dataset("signs").class_names
+    assert info.provenance["recipe"] == "scripts/train_signs.py"
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_models_have_the_accuracy_of_their_file(name: str) -> None:
+    model = rl.load(f"robustlab:{name}")
+    info = info_of(model)
+    assert info is not None
+    images, labels = rl.datasets.load_dataset("signs").batch(range(512))
+    with torch.no_grad():
+        right = float((model(images).argmax(1) == labels).double().mean())
+    stated = info.provenance["test_accuracy"]
+    assert isinstance(stated, float)
+    assert abs(right - stated) < 0.045  # three standard errors of 512 images at 90 %
+
+
+def test_every_listed_model_is_described() -> None:
+    assert set(BUNDLED) <= set(MODELS)
+    assert all(MODELS.values())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "word"),
+    [
+        ("robustlab:signs_resnet", {"classes": 0}, "classes"),
+        ("robustlab:signs_resnet", {"classes": True}, "classes"),
+        ("robustlab:signs_resnet", {"classes": "24"}, "classes"),
+        ("robustlab:signs_resnet", {"classes": 4, "widths": [16] * 40}, "widths"),
+        ("robustlab:signs_resnet", {"classes": 4, "widths": [16, 32]}, "arguments"),
+        ("robustlab:signs_resnet", {"clases": 4}, "classes"),
+        ("robustlab:cifar_resnet", {"depth": 21}, "depth"),
+        ("robustlab:cifar_resnet", {"std": [0.0, 1.0, 1.0]}, "std"),
+        ("torchvision:resnet999", {}, "resnet"),
+        ("subprocess:run", {}, "prefix"),
+    ],
+)
+def test_bad_architectures_are_refused(architecture: str, arguments: dict[str, object], word: str) -> None:
+    with pytest.raises(ArgumentError, match=word):
+        build(architecture, arguments)
+
+
+def test_building_leaves_the_global_random_state() -> None:
+    before = torch.random.get_rng_state()
+    build("robustlab:cifar_resnet", {"depth": 20})
+    assert torch.equal(before, torch.random.get_rng_state())
