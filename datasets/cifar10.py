@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustlab.core.errors import DataError, check_choice
+from robustlab.core.paths import data_folder
 from robustlab.datasets.base import SPLITS, check_indices
 from robustlab.datasets.cifar_batches import read_python_batch
 
@@ -76,7 +77,7 @@ def _find(split: str) -> tuple[Path, Reader]:
         return None
 
     chosen = os.environ.get("ROBUSTLAB_CIFAR10")
-    shared = Path(os.environ.get("ROBUSTLAB_DATA") or Path("..") / "shared" / "data")
+    shared = data_folder() or Path("$ROBUSTLAB_DATA")
     candidates = _batch_folders(Path(chosen), split) if chosen else []
     if not chosen:
         candidates += [(shared / "cifar10", _ARRAYS[split], _read_arrays), *_batch_folders(Path("data"), split)]

@@ -27,14 +27,14 @@ def _flat_norm(x: Tensor) -> Tensor:
 
 
 def format_eps(eps: float) -> str:
-    """A radius over the key alphabet [a-z0-9.+-]: ``8of255`` where eps is that many 255ths, else ``0.5``.
+    """A radius over the key alphabet [a-z0-9.+-]: ``8of255`` or ``0.5``, whichever is shorter.
 
     Exact: two radii have the same text only if they are the same number, so that no two conditions share a key.
     """
+    decimal = repr(float(eps) + 0.0).removesuffix(".0")
     levels = round(eps * 255)
-    if levels >= 1 and levels / 255 == eps and eps != round(eps):
-        return f"{levels}of255"
-    return repr(float(eps) + 0.0).removesuffix(".0")
+    fraction = f"{levels}of255"
+    return fraction if levels / 255 == eps and len(fraction) < len(decimal) else decimal
 
 
 def parse_eps(text: str) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from robustlab.compress.freeze import FrozenLayer
@@ -60,7 +60,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     header = {"format": _FORMAT, "schema": str(SCHEMA), "robustlab": text, "sha256": _digest(text, tensors)}
     partial = target.with_name(target.name + ".partial")
     try:
-        save_file(tensors, partial, header)
+        partial.write_bytes(serialize(tensors, header))
         partial.replace(target)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robustlab.core.errors import DataError, ModelFileError, check_choice, invalid
+from robustlab.core.paths import data_folder
 from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD
 from robustlab.models.info import ModelInfo, set_info
 from robustlab.models.registry import build
@@ -70,15 +70,6 @@ MODELS: dict[str, str] = {
     "signs_w8a8_adv": "traffic signs, adversarially trained, 8-bit weights and activations (bundled)",
     **{name: entry.description for name, entry in _FOREIGN.items()},
 }
-
-
-def data_folder() -> Path | None:
-    """The folder of real data: the environment variable ROBUSTLAB_DATA, else ``../shared/data`` if it exists."""
-    named = os.environ.get("ROBUSTLAB_DATA")
-    if named:
-        return Path(named)
-    beside = Path("..") / "shared" / "data"
-    return beside if beside.is_dir() else None
 
 
 def bundled_path(name: str) -> Path:

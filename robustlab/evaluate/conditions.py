@@ -1,0 +1,276 @@
+"""Conditions: what is done to the inputs in one cell of the evaluation grid.
+
+A condition makes what the model is shown, and says afterwards whether that is inside its own threat model. Its key
+carries its parameters, and its `version` is raised when its results change: both are part of every cell's key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robustlab.attacks import ATTACKS, parse_attack
+from robustlab.core import Ball
+from robustlab.core.errors import check_choice, check_int, invalid
+from robustlab.datasets.corruptions import CORRUPTIONS, corrupt
+
+KEY_PATTERN = re.compile(r"[a-z0-9.+-]+")
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+class AttackResult(Protocol):
+    """What an attack hands back: images in its threat model, and which samples it could work on (bool (N,))."""
+
+    @property
+    def images(self) -> Tensor:
+        """float32 (N, 3, H, W) in [0, 1]."""
+
+    @property
+    def attacked(self) -> Tensor:
+        """bool (N,): False where logits or gradients that are not finite stopped the attack."""
+
+
+class Attack(Protocol):
+    """The part of an attack that a condition uses; see `robustlab.attacks`."""
+
+    @property
+    def ball(self) -> Ball:
+        """The threat model."""
+
+    @property
+    def slug(self) -> str:
+        """Key over [a-z0-9.+-]."""
+
+    @property
+    def version(self) -> int:
+        """Raised when the attack's results change."""
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the attack differentiates the model."""
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, keys: Tensor) -> AttackResult:
+        """Attack a batch."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a model is shown: images (N, 3, H, W), and where an attack worked on them: bool (N,)."""
+
+    images: Tensor
+    attacked: Tensor
+
+
+class Condition(Protocol):
+    """What the runner needs of a condition. Anything with these members can be part of a suite given as a list."""
+
+    @property
+    def key(self) -> str:
+        """Name over the alphabet [a-z0-9.+-] that carries the parameters."""
+
+    @property
+    def version(self) -> int:
+        """Raised when the condition's results change."""
+
+    @property
+    def parameters(self) -> str:
+        """Every parameter in full, for the key of a cell."""
+
+    @property
+    def depends_on_model(self) -> bool:
+        """False: the images are made once and shown to all models."""
+
+    @property
+    def adversarial(self) -> bool:
+        """True: somebody tries to make the model fail, so that an answer that is not finite is no success."""
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the model's gradient is used."""
+
+    def show(self, images: Tensor, labels: Tensor, keys: Tensor, model: nn.Module | None) -> Shown:
+        """Make what is shown in place of `images`; `model` is given where the condition depends on it."""
+
+    def contains(self, shown: Tensor, images: Tensor) -> Tensor:
+        """bool (N,), sample by sample: whether `shown` is inside the condition's threat model around `images`."""
+
+
+def _inside_box(shown: Tensor, images: Tensor) -> Tensor:
+    flat = shown.reshape(len(shown), -1)
+    return ((flat >= 0) & (flat <= 1)).all(dim=1)
+
+
+def _nobody(images: Tensor) -> Tensor:
+    return torch.zeros(len(images), dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The images as they are."""
+
+    key = "clean"
+    version = 1
+    parameters = ""
+    depends_on_model = False
+    adversarial = False
+    needs_gradient = False
+
+    def show(self, images: Tensor, labels: Tensor, keys: Tensor, model: nn.Module | None) -> Shown:
+        """See `Condition.show`."""
+        return Shown(images, _nobody(images))
+
+    def contains(self, shown: Tensor, images: Tensor) -> Tensor:
+        """See `Condition.contains`."""
+        return _inside_box(shown, images)
+
+
+@dataclass(frozen=True)
+class CorruptionCondition:
+    """A corruption of `robustlab.datasets.corruptions` at one severity, 1 (mild) to 5."""
+
+    name: str
+    severity: int
+
+    def __post_init__(self) -> None:
+        check_choice("corruption", self.name, CORRUPTIONS)
+        check_int("severity", self.severity, SEVERITIES[0], SEVERITIES[-1])
+
+    @property
+    def key(self) -> str:
+        """Such as ``gaussian-noise-3``."""
+        return f"{self.name.replace('_', '-')}-{self.severity}"
+
+    @property
+    def version(self) -> int:
+        """The corruption's version."""
+        return CORRUPTIONS[self.name].version
+
+    @property
+    def parameters(self) -> str:
+        """Name and severity."""
+        return f"{self.name}/{self.severity}"
+
+    depends_on_model = False
+    adversarial = False
+    needs_gradient = False
+
+    def show(self, images: Tensor, labels: Tensor, keys: Tensor, model: nn.Module | None) -> Shown:
+        """See `Condition.show`."""
+        return Shown(corrupt(images, self.name, self.severity, keys), _nobody(images))
+
+    def contains(self, shown: Tensor, images: Tensor) -> Tensor:
+        """See `Condition.contains`."""
+        return _inside_box(shown, images)
+
+
+@dataclass(frozen=True)
+class AttackCondition:
+    """An attack of `robustlab.attacks`, or any object with the members of `Attack`."""
+
+    attack: Attack
+
+    @property
+    def key(self) -> str:
+        """The attack's slug, such as ``pgd20-linf-8of255``."""
+        return self.attack.slug
+
+    @property
+    def version(self) -> int:
+        """The attack's version."""
+        return self.attack.version
+
+    @property
+    def parameters(self) -> str:
+        """The attack's hyper-parameters in full: the slug leaves out defaults such as the step size."""
+        return repr(self.attack)
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the attack differentiates the model."""
+        return self.attack.needs_gradient
+
+    depends_on_model = True
+    adversarial = True
+
+    def show(self, images: Tensor, labels: Tensor, keys: Tensor, model: nn.Module | None) -> Shown:
+        """See `Condition.show`."""
+        assert model is not None, "an attack is given its model"
+        result = self.attack.run(model, images, labels, keys=keys)
+        return Shown(result.images.detach(), result.attacked)
+
+    def contains(self, shown: Tensor, images: Tensor) -> Tensor:
+        """See `Condition.contains`."""
+        return self.attack.ball.contains(shown, images)
+
+
+def _corruption_names() -> dict[str, str]:
+    """Names as they are in keys (dashes) -> names of the corruptions (underscores)."""
+    return {name.replace("_", "-"): name for name in CORRUPTIONS}
+
+
+def _unknown(key: object) -> Exception:
+    corruptions = sorted(_corruption_names())
+    examples = [
+        "clean",
+        "fgsm-linf-2of255",
+        "pgd20-linf-8of255",
+        *(f"{c}-{s}" for c in corruptions for s in SEVERITIES),
+    ]
+    near = difflib.get_close_matches(str(key), examples, n=1)
+    allowed = (
+        f"clean, an attack ({', '.join(sorted(ATTACKS))}) such as pgd20-linf-8of255, "
+        f"or a corruption and its severity 1-5 ({', '.join(corruptions)}) such as {corruptions[0]}-3"
+    )
+    return invalid("condition", key, allowed + (f" (did you mean {near[0]}?)" if near else ""))
+
+
+def parse_condition(key: str) -> Condition:
+    """The condition that a key names: ``clean``, ``fgsm-linf-2of255``, ``pgd20-linf-8of255``, ``gaussian-noise-3``.
+
+    Raises `ArgumentError` that says what is allowed, with the nearest name.
+    """
+    if not isinstance(key, str) or not KEY_PATTERN.fullmatch(key):
+        raise _unknown(key)
+    if key == "clean":
+        return Clean()
+    corruptions = _corruption_names()
+    name, _, severity = key.rpartition("-")
+    if name in corruptions and re.fullmatch(r"[0-9]+", severity):
+        return CorruptionCondition(corruptions[name], check_int(f"severity of {key}", int(severity), 1, 5))
+    family = re.match(r"[a-z]*", key)
+    if family is not None and family.group() in ATTACKS:
+        return AttackCondition(parse_attack(key))
+    raise _unknown(key)
+
+
+def check_condition(condition: object) -> Condition:
+    """Return `condition` (a key or an object) as a `Condition`; raise `ArgumentError` for anything else."""
+    if isinstance(condition, str):
+        return parse_condition(condition)
+    members = ("key", "version", "parameters", "depends_on_model", "adversarial", "needs_gradient", "show", "contains")
+    missing = [name for name in members if not hasattr(condition, name)]
+    if missing:
+        raise invalid(
+            "condition", condition, f"a key such as pgd20-linf-8of255, or an object with {', '.join(missing)}"
+        )
+    if not KEY_PATTERN.fullmatch(condition.key):  # type: ignore[attr-defined]
+        raise invalid("key of a condition", condition.key, "letters, digits and . + - in lower case")  # type: ignore[attr-defined]
+    return condition  # type: ignore[return-value]
+
+
+def check_conditions(conditions: Sequence[object]) -> tuple[Condition, ...]:
+    """All conditions of a suite: at least one, each at most once."""
+    if isinstance(conditions, str) or not conditions:
+        raise invalid("conditions", conditions, "a list of at least one condition")
+    parsed = tuple(check_condition(condition) for condition in conditions)
+    keys = [condition.key for condition in parsed]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise invalid("conditions", key, "each condition once")
+    return parsed

@@ -1,0 +1,263 @@
+"""The plan of an evaluation: every input resolved and checked before any work is done or any file written."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from robustlab.core import DataError, Tiled, frozen
+from robustlab.core.errors import check_choice, check_images, check_int, check_labels, invalid
+from robustlab.core.tiles import tiles
+from robustlab.datasets import Dataset, load_dataset
+from robustlab.deploy import class_names, fingerprint, gradient_kind, load, model_name, scheme
+from robustlab.evaluate.conditions import Condition
+from robustlab.evaluate.environment import torch_minor
+from robustlab.evaluate.store import SCHEMA, digest
+from robustlab.evaluate.suites import Suite, load_suite
+
+# Samples per cell of the store. It is part of every key and therefore fixed: it may not depend on the batch size.
+# Round limits are whole shards, so that a larger one finds the cells of a smaller one.
+SHARD = 500
+
+Model = nn.Module | str
+Models = Model | Sequence[Model] | Mapping[str, Model]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model under evaluation: on the device, with what identifies it."""
+
+    name: str
+    source: str
+    model: nn.Module
+    fingerprint: str
+    gradient: str
+    scheme: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Samples start to stop (excluded) of the data set."""
+
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def ids(self) -> range:
+        """Sample ids."""
+        return range(self.start, self.stop)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is evaluated, how. `count` images from the start of `data`, in shards of `SHARD`."""
+
+    subjects: tuple[Subject, ...]
+    data: Dataset
+    suite: Suite
+    limit: int | float | None
+    count: int
+    batch_size: int
+    tile: int
+    seed: int
+    device: str
+    out: Path
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The conditions of the suite."""
+        return self.suite.conditions
+
+    @property
+    def in_flight(self) -> int:
+        """Images in memory at once: `batch_size` in whole tiles, at least one tile and at most a shard."""
+        return min(max(self.batch_size // self.tile, 1) * self.tile, max(SHARD, self.tile))
+
+    def shards(self) -> Iterator[Shard]:
+        """All shards; only the last one can be partial."""
+        for index, (start, stop) in enumerate(tiles(self.count, SHARD)):
+            yield Shard(index, start, stop)
+
+    def key(self, subject: Subject | None, condition: Condition, shard: Shard) -> str:
+        """The key of a cell, or, without a subject, of the images that all models are shown in it."""
+        return digest(
+            {
+                "schema": SCHEMA,
+                "model": "" if subject is None else subject.fingerprint,
+                "gradient": "" if subject is None or not condition.needs_gradient else subject.gradient,
+                "data": self.data.fingerprint,
+                "condition": [condition.key, condition.version, condition.parameters],
+                "samples": [shard.start, shard.stop],
+                "seed": self.seed,
+                "tile": self.tile,
+                "torch": torch_minor(),
+                "device": self.device,
+            }
+        )
+
+
+def _check_device(device: object) -> str:
+    return str(check_choice("device", device, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]))
+
+
+def count_images(limit: int | float | None, available: int) -> int:
+    """How many images a limit means: a count (at most what there is), or a fraction in (0, 1), rounded up."""
+    allowed = "a whole number >= 1, or a fraction between 0 and 1"
+    if limit is None:
+        return available
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
+        raise invalid("limit", limit, allowed)
+    if isinstance(limit, float):
+        if not limit < 1:
+            raise invalid("limit", limit, allowed)
+        return max(1, math.ceil(limit * available))
+    return min(limit, available)
+
+
+def check_out(out: object) -> Path:
+    """The folder for results if it is one, or can be made; nothing is made yet."""
+    if not isinstance(out, (str, Path)) or not str(out):
+        raise invalid("out", out, "the path of a folder")
+    path = Path(out)
+    allowed = "a folder that can be written"
+    try:
+        ground = next(p for p in [path.absolute(), *path.absolute().parents] if p.exists())
+        if not ground.is_dir() or not os.access(ground, os.W_OK | os.X_OK):
+            raise invalid("out", str(out), f"{allowed}; {ground} is not")
+    except OSError as error:
+        raise invalid("out", str(out), f"{allowed}; {error.strerror}") from None
+    return path
+
+
+def _check_data(data: object) -> Dataset:
+    if isinstance(data, str):
+        return load_dataset(data)
+    members = ("name", "class_names", "image_size", "fingerprint", "batch", "__len__")
+    missing = [name for name in members if not hasattr(data, name)]
+    if missing:
+        raise invalid("data", data, f"the name of a data set, or an object with {', '.join(missing)}")
+    return data  # type: ignore[return-value]
+
+
+def _named_models(models: object) -> list[tuple[str | None, Model]]:
+    allowed = "a model, the name or path of one, a list of those, or a dict of name -> model"
+    entries: list[tuple[object, object]]
+    if isinstance(models, (str, nn.Module)):
+        entries = [(None, models)]
+    elif isinstance(models, Mapping):
+        entries = list(models.items())
+    elif isinstance(models, Sequence):
+        entries = [(None, model) for model in models]
+    else:
+        raise invalid("models", models, allowed)
+    if not entries:
+        raise invalid("models", models, f"{allowed}; at least one")
+    named: list[tuple[str | None, Model]] = []
+    for name, model in entries:
+        if not isinstance(model, (str, nn.Module)):
+            raise invalid("models", model, allowed)
+        if name is not None and not (
+            isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= 100
+        ):
+            raise invalid("name of a model", name, "up to 100 printable characters")
+        named.append((name, model))
+    return named
+
+
+def _place(model: nn.Module, device: str) -> nn.Module:
+    """The model itself if it is on the device, else a copy there: a caller's model is never moved."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return model if all(t.device.type == device for t in tensors) else copy.deepcopy(model).to(device)
+
+
+def _check_subject(name: str, model: nn.Module, images: Tensor, data: Dataset, tile: int) -> None:
+    """One tile through the model: it must take these images, and tell at least the classes of the data set."""
+    argument = f"model {name}"
+    shape = "x".join(str(size) for size in images.shape[1:])
+    try:
+        with frozen(model), torch.no_grad():
+            logits = Tiled(model, tile)(images)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise invalid(argument, reason, f"a model of {shape} images as in {data.name}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise invalid(argument, f"output {found}", f"logits ({len(images)}, classes)")
+    if not logits.is_floating_point() or logits.shape[1] < len(data.class_names):
+        found = f"{logits.shape[1]} logits of {logits.dtype}"
+        raise invalid(argument, found, f"float logits for the {len(data.class_names)} classes of {data.name}")
+    names = class_names(model)
+    if names is not None and tuple(names) != tuple(data.class_names):
+        odd = next((n for n in names if n not in data.class_names), "in another order")
+        raise invalid(argument, f"made for other classes ({odd})", f"models of the classes of {data.name}")
+
+
+def _subjects(models: object, images: Tensor, data: Dataset, tile: int, device: str) -> tuple[Subject, ...]:
+    subjects: list[Subject] = []
+    for given, model in _named_models(models):
+        module = load(model) if isinstance(model, str) else model
+        name = given or model_name(module)
+        if name in [subject.name for subject in subjects]:
+            raise invalid("models", name, "each name once; a dict of name -> model gives names")
+        placed = _place(module, device)
+        _check_subject(name, placed, images.to(device), data, tile)
+        subjects.append(
+            Subject(
+                name=name,
+                source=model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}",
+                model=placed,
+                fingerprint=fingerprint(module),
+                gradient=gradient_kind(module),
+                scheme=scheme(module),
+            )
+        )
+    return tuple(subjects)
+
+
+def read_batch(data: Dataset, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Images and labels of samples, checked: the runner relies on range, shape and labels."""
+    images, labels = data.batch(ids)
+    check_images(images, f"images of {data.name}")
+    if len(images) != len(ids):
+        raise invalid(f"images of {data.name}", f"a batch of {len(images)}", f"a batch of {len(ids)}")
+    return images, check_labels(labels, len(ids), len(data.class_names), f"labels of {data.name}")
+
+
+def make_plan(
+    models: Models,
+    data: Dataset | str,
+    suite: str | Path | Sequence[str | Condition] | Suite,
+    *,
+    out: str | Path,
+    limit: int | float | None,
+    batch_size: int,
+    tile: int,
+    seed: int,
+    device: str,
+) -> Plan:
+    """Check every input. Raises `RobustlabError` before any work; nothing is written."""
+    check_int("batch_size", batch_size, 1)
+    check_int("tile", tile, 1)
+    check_int("seed", seed, 0)
+    count_images(limit, 1)
+    device = _check_device(device)
+    folder = check_out(out)
+    chosen = load_suite(suite)
+    dataset = _check_data(data)
+    if not len(dataset):
+        raise DataError(f"data set {dataset.name} is empty; allowed: at least one image")
+    count = count_images(limit, len(dataset))
+    images, _ = read_batch(dataset, range(min(tile, count)))
+    subjects = _subjects(models, images, dataset, tile, device)
+    return Plan(subjects, dataset, chosen, limit, count, batch_size, tile, seed, device, folder)
