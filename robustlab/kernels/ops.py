@@ -54,12 +54,18 @@ def _geometry(flat: tuple[int, ...]) -> ConvGeometry:
     return ConvGeometry((flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]), flat[6], padding_value)
 
 
-@lru_cache(maxsize=1024)
-def _shape(flat: tuple[int, ...]) -> Shape:
+def _shape(flat: Ints) -> Shape:
     if len(flat) != 4 or min(flat) < 1:
-        raise invalid("shape", flat, "(O, C/groups, kh, kw)")
+        raise invalid("shape", tuple(flat), "(O, C/groups, kh, kw)")
     out, channels, height, width = flat
     return out, channels, height, width
+
+
+@lru_cache(maxsize=1024)
+def _packed(flat: tuple[int, ...], bits: int) -> tuple[Shape, int]:
+    """The checked shape, and the bytes its prepacked weights take."""
+    shape = _shape(flat)
+    return shape, packed_bytes(shape, check_int("bits", bits, 1, 8))
 
 
 @lru_cache(maxsize=1024)
@@ -68,8 +74,7 @@ def _activation(scale: float, zero_point: int, bits: int) -> ActivationSpec:
 
 
 def _check_weight(weight: Tensor, flat: Ints, bits: int) -> Shape:
-    shape = _shape(tuple(flat))
-    size = packed_bytes(shape, check_int("bits", bits, 1, 8))
+    shape, size = _packed(tuple(flat), bits)
     if weight.dtype != torch.uint8 or weight.shape != (size,) or not weight.is_contiguous():
         raise invalid("weight", shown(weight), f"a prepacked uint8 tensor ({size},)")
     return shape
@@ -82,29 +87,30 @@ def _check_affine(scale: Tensor, bias: Tensor | None, out: int) -> Affine:
     return scale, bias
 
 
-def _check_image(x: Tensor, shape: Shape, geometry: ConvGeometry) -> tuple[int, int, int, int]:
-    """Check x against the weights and return the shape of the output."""
+def _output_shape(image: tuple[int, ...], shape: Shape, geometry: ConvGeometry) -> tuple[int, int, int, int]:
+    """Check the shape of x against the weights and return that of the output."""
     out, channels, height, width = shape
-    if x.ndim != 4 or x.dtype != torch.float32 or x.shape[1] != channels * geometry.groups:
-        raise invalid("x", shown(x), f"a float32 tensor (N, {channels * geometry.groups}, H, W)")
-    if x.shape[2] == 0 or x.shape[3] == 0:
-        raise invalid("x", shown(x), "an image of at least one pixel")
+    if len(image) != 4 or image[1] != channels * geometry.groups or image[2] == 0 or image[3] == 0:
+        raise invalid("x", image, f"a tensor (N, {channels * geometry.groups}, H, W) with H, W >= 1")
     if out % geometry.groups:
         raise invalid("groups", geometry.groups, f"a divisor of the {out} output channels")
-    return (x.shape[0], out, *geometry.output_size((x.shape[2], x.shape[3]), (height, width)))
+    return (image[0], out, *geometry.output_size((image[2], image[3]), (height, width)))
+
+
+_cached_output_shape = lru_cache(maxsize=4096)(_output_shape)
+
+
+def _check_float(x: Tensor) -> None:
+    if x.dtype != torch.float32:
+        raise invalid("x", shown(x), "a float32 tensor")
 
 
 def _check_rows(x: Tensor, shape: Shape) -> None:
     if shape[2:] != (1, 1):
         raise invalid("shape", shape, "(O, K, 1, 1)")
-    if x.ndim < 1 or x.dtype != torch.float32 or x.shape[-1] != shape[1]:
-        raise invalid("x", shown(x), f"a float32 tensor (..., {shape[1]})")
-
-
-def _check_device(tensors: Sequence[tuple[str, Tensor | None]]) -> None:
-    for name, tensor in tensors:
-        if tensor is not None and tensor.device.type != "cpu":
-            raise invalid(name, shown(tensor), "a tensor on the cpu")
+    _check_float(x)
+    if x.ndim < 1 or x.shape[-1] != shape[1]:
+        raise invalid("x", shown(x), f"a tensor (..., {shape[1]})")
 
 
 def _native() -> ModuleType | None:
@@ -116,7 +122,9 @@ class _Call:
 
     def __init__(self, x: Tensor, weight: Tensor, shape: Shape, affine: Affine | None, geometry: Ints, output: Ints):
         scale, bias = affine or (None, None)
-        _check_device((("x", x), ("weight", weight), ("scale", scale), ("bias", bias)))
+        for name, tensor in (("x", x), ("weight", weight), ("scale", scale), ("bias", bias)):
+            if tensor is not None and not tensor.is_cpu:
+                raise invalid(name, shown(tensor), "a tensor on the cpu")
         self.x = x.contiguous()
         self.scale = scale.contiguous() if scale is not None else None
         self.bias = bias.contiguous() if bias is not None else None
@@ -136,7 +144,8 @@ class _Call:
 
 def _binary(x: Tensor, weight: Tensor, shape: Shape, affine: Affine | None, flat: Ints) -> Tensor:
     geometry = _geometry(tuple(flat))
-    output = _check_image(x, shape, geometry)
+    _check_float(x)
+    output = _cached_output_shape(x.shape, shape, geometry)
     native = _native()
     if native is not None:
         call = _Call(x, weight, shape, affine, flat, output)
@@ -159,7 +168,8 @@ def _quant(
     if geometry.padding_value != "zero":
         raise invalid("padding_value", geometry.padding_value, "zero for a quantized layer")
     check_accumulator(prod(shape[1:]), activation.largest, largest_code(bits))
-    output = _check_image(x, shape, geometry)
+    _check_float(x)
+    output = _cached_output_shape(x.shape, shape, geometry)
     native = _native()
     if native is not None:
         call = _Call(x, weight, shape, affine, flat, output)
@@ -234,11 +244,12 @@ def _quant_linear(
 
 
 def _fake_conv2d(x: Tensor, shape: Ints, geometry: Ints, dtype: torch.dtype) -> Tensor:
-    return x.new_empty(_check_image(x, _shape(tuple(shape)), _geometry(tuple(geometry))), dtype=dtype)
+    _check_float(x)
+    return x.new_empty(_output_shape(x.shape, _shape(shape), _geometry(tuple(geometry))), dtype=dtype)
 
 
 def _fake_linear(x: Tensor, shape: Ints) -> Tensor:
-    _check_rows(x, _shape(tuple(shape)))
+    _check_rows(x, _shape(shape))
     return x.new_empty((*x.shape[:-1], shape[0]))
 
 

@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from robustlab.core import L2, ArgumentError, Ball, Linf
 from robustlab.core.balls import format_eps, parse_eps
 from robustlab.core.keys import sample_keys
-from torch import Tensor
 
 BALLS: list[type[Ball]] = [Linf, L2]
 EPS = st.one_of(st.just(0.0), st.floats(1e-6, 4.0), st.integers(1, 300).map(lambda k: k / 255))
@@ -24,7 +25,10 @@ def images(seed: int, count: int = 4, size: int = 5) -> Tensor:
     return (x * 1.2 - 0.1).clamp(0, 1)
 
 
-@given(kind=st.sampled_from(BALLS), eps=EPS, seed=st.integers(0, 99), scale=st.sampled_from([1e-3, 0.1, 1.0, 1e4, 1e30]))
+@settings(deadline=None)
+@given(
+    kind=st.sampled_from(BALLS), eps=EPS, seed=st.integers(0, 99), scale=st.sampled_from([1e-3, 0.1, 1.0, 1e4, 1e30])
+)
 def test_projection_is_inside_and_idempotent(kind: type[Ball], eps: float, seed: int, scale: float) -> None:
     ball, origin = kind(eps), images(seed)
     x = origin + scale * torch.randn(origin.shape, generator=torch.Generator().manual_seed(seed + 1))
@@ -68,6 +72,7 @@ def test_contains_is_strict_about_ball_and_box(kind: type[Ball]) -> None:
     assert not ball.contains(torch.full_like(origin, math.nan), origin).any()
 
 
+@settings(deadline=None)
 @given(kind=st.sampled_from(BALLS), eps=EPS, seed=st.integers(0, 99))
 def test_random_start_is_inside_and_keyed(kind: type[Ball], eps: float, seed: int) -> None:
     ball, origin, keys = kind(eps), images(seed), sample_keys(seed, "start", range(4))
@@ -87,6 +92,7 @@ def test_random_start_fills_the_ball() -> None:
     assert float(radius.max()) > 0.19
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 99), scale=st.sampled_from([1e-30, 1.0, 1e30]))
 def test_ascent_has_unit_norm_and_points_uphill(seed: int, scale: float) -> None:
     gradient = scale * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
@@ -100,6 +106,7 @@ def test_ascent_has_unit_norm_and_points_uphill(seed: int, scale: float) -> None
     torch.testing.assert_close((Linf(1.0).ascent(gradient) * gradient).flatten(1).sum(1), dual)
 
 
+@settings(deadline=None)
 @given(eps=st.floats(0, 100, allow_nan=False))
 def test_radius_text_is_exact(eps: float) -> None:
     text = format_eps(eps)
@@ -109,7 +116,7 @@ def test_radius_text_is_exact(eps: float) -> None:
 
 @pytest.mark.parametrize("k", range(1, 255))
 def test_radius_text_of_levels(k: int) -> None:
-    assert format_eps(k / 255) == f"{k}of255"
+    assert format_eps(k / 255) == (f"{k}of255" if k % 51 else str(k / 255))  # 51/255 is 0.2
     assert parse_eps(f"{k}of255") == k / 255
 
 

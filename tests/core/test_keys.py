@@ -5,19 +5,30 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from robustlab.core import ArgumentError
 from robustlab.core import keys as K
 
 PINNED_KEYS = [1877513896036570389, 67673910331327026, -848962590869997103]
 PINNED_DERIVED = [-3082008237091602225, 4987574447728057153, -2930933416720966658]
-PINNED_UNIFORM = [0.11342298984527588, 0.9503734707832336, 0.004458785057067871, 0.3927146792411804, 0.9346980452537537, 0.8515079617500305]
+PINNED_UNIFORM = [
+    0.11342298984527588,
+    0.9503734707832336,
+    0.004458785057067871,
+    0.3927146792411804,
+    0.9346980452537537,
+    0.8515079617500305,
+]
 PINNED_NORMAL = [0.2340787, -1.2934101, 0.0089499, -0.9075196, -1.8847566, -2.2050445]
 PINNED_INTEGERS = [113, 950, 640, 4, 392, 255, 934, 851, 985]
 
 
-@given(seed=st.integers(0, 2**70), ids=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=8), data=st.data())
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**70), ids=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=8), data=st.data()
+)
 def test_draws_do_not_depend_on_order_or_batch(seed: int, ids: list[int], data: st.DataObject) -> None:
     keys = K.sample_keys(seed, "p", ids)
     order = data.draw(st.permutations(range(len(ids))))

@@ -99,10 +99,23 @@ void finish_block(const Plan& plan, int64_t group, int64_t begin, int64_t end, c
   }
 }
 
+// Calls fn(i, image, y, x, stop) for the pieces of output lines that rows [begin, begin + count) consist of: rows i...
+// of the range are the pixels (y, x..stop-1) of an image.
+template <class Function>
+void for_each_line(const Plan& plan, int64_t begin, int64_t count, const Function& fn) {
+  const int64_t pixels = plan.out_pixels(), out_width = plan.shape.out_width();
+  for (int64_t i = 0; i < count;) {
+    const int64_t pixel = (begin + i) % pixels, y = pixel / out_width, x = pixel % out_width;
+    const int64_t stop = std::min(out_width, x + count - i);
+    fn(i, (begin + i) / pixels, y, x, stop);
+    i += stop - x;
+  }
+}
+
 // Output rows [begin, end) of images that start at `first_image` and lie packed in `images`.
 void run_rows(const Plan& plan, const uint8_t* images, int64_t first_image, int64_t begin, int64_t end) {
   const RowGatherer& gatherer = plan.gatherer;
-  const int64_t pixels = plan.out_pixels(), out_width = plan.shape.out_width(), row_bytes = gatherer.row_bytes();
+  const int64_t row_bytes = gatherer.row_bytes();
   // Blocks are multiples of 7 rows, the height of a register tile, and of 16, a cache line of the output.
   int64_t block = kChunkBytes / std::max<int64_t>(row_bytes, plan.width() * 4);
   block = block >= 112 ? std::min<int64_t>(block, 1120) / 112 * 112 : std::max<int64_t>(block / 14 * 14, 14);
@@ -111,23 +124,21 @@ void run_rows(const Plan& plan, const uint8_t* images, int64_t first_image, int6
     const int64_t count = std::min(block, end - row);
     int32_t* raw = buffers.raw.room<int32_t>(count * plan.width());
     int32_t* pattern = buffers.pattern.room<int32_t>(count);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t pixel = (row + i) % pixels;
-      pattern[i] = plan.patterns == 1 ? 0 : gatherer.pattern(pixel / out_width, pixel % out_width);
+    if (plan.patterns == 1) {
+      std::fill(pattern, pattern + count, 0);
+    } else {
+      for_each_line(plan, row, count, [&](int64_t i, int64_t, int64_t y, int64_t x, int64_t stop) {
+        for (; x < stop; ++x) pattern[i++] = gatherer.pattern(y, x);
+      });
     }
     for (int64_t group = 0; group < plan.shape.groups; ++group) {
-      const uint8_t* rows;
-      if (gatherer.identity()) {
-        rows = images + (row - first_image * pixels) * row_bytes;
-      } else {
+      const uint8_t* rows = images + (row - first_image * plan.out_pixels()) * row_bytes;
+      if (!gatherer.identity()) {
         uint8_t* gathered = buffers.rows.room<uint8_t>(count * row_bytes);
-        for (int64_t i = 0; i < count;) {
-          const int64_t pixel = (row + i) % pixels, y = pixel / out_width, x = pixel % out_width;
-          const int64_t stop = std::min(out_width, x + count - i);
-          const uint8_t* image = images + ((row + i) / pixels - first_image) * gatherer.image_bytes();
-          gatherer.gather(image, group, y, x, stop, gathered + i * row_bytes);
-          i += stop - x;
-        }
+        for_each_line(plan, row, count, [&](int64_t i, int64_t image, int64_t y, int64_t x, int64_t stop) {
+          const uint8_t* source = images + (image - first_image) * gatherer.image_bytes();
+          gatherer.gather(source, group, y, x, stop, gathered + i * row_bytes);
+        });
         rows = gathered;
       }
       plan.product()(rows, row_bytes, count, gatherer.words(), plan.group_weights(group), plan.group_panels(), raw);

@@ -1,0 +1,154 @@
+"""`robustlab compress`: a float model in, a file with packed weights out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from robustlab.datasets import Dataset
+
+_TEST_IMAGES = 500
+_BATCH = 64
+
+
+def compress(
+    model: Annotated[
+        str,
+        typer.Argument(help="robustlab:NAME, torchvision:NAME@FILE or the path of a model file.", show_default=False),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The model file to write, such as small.safetensors.", show_default=False),
+    ],
+    weights: Annotated[int, typer.Option("--weights", "-w", help="Bits of a weight, 2 to 8; 1 with binary.")] = 8,
+    activations: Annotated[
+        int, typer.Option("--activations", "-a", help="Bits of an activation, 2 to 8; 1 with binary.")
+    ] = 8,
+    algorithm: Annotated[str, typer.Option(help="How ranges are found: minmax, percentile, mse; or binary.")] = "mse",
+    data: Annotated[
+        str,
+        typer.Option("--data", "-d", help="Data to calibrate, train and test with: signs, cifar10, imagefolder:PATH."),
+    ] = "signs",
+    calibration_images: Annotated[int, typer.Option(help="Training images that set the ranges.")] = 512,
+    epochs: Annotated[int, typer.Option(help="Epochs of straight-through training after calibration; 0 for none.")] = 0,
+    training_images: Annotated[int, typer.Option(help="Training images per epoch.")] = 8000,
+    learning_rate: Annotated[float, typer.Option(help="Of the training.")] = 5e-4,
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+) -> None:
+    """Quantize or binarize a float model, put it on packed kernels and write it to a file.
+
+    Example: robustlab compress robustlab:signs_float --weights 4 --activations 4 --out signs-w4a4.safetensors
+    """
+    from robustlab.cli.live import watch
+    from robustlab.cli.twins import calibration_batches
+    from robustlab.compress import TrainConfig, qat
+    from robustlab.compress import compress as make_compressed
+    from robustlab.compress.compress import ALGORITHMS
+    from robustlab.core.errors import check_choice, check_int, check_number, invalid
+    from robustlab.datasets import load_dataset
+    from robustlab.deploy import deploy, is_compressed, load, save, stored_bytes
+    from robustlab.models import info_of, set_info
+    from robustlab.report.format import bytes_text, percent_text
+
+    check_choice("--algorithm", algorithm, ALGORITHMS)
+    low, high = (1, 1) if algorithm == "binary" else (2, 8)
+    check_int("--weights", weights, low, high)
+    check_int("--activations", activations, low, high)
+    check_int("--calibration-images", calibration_images, 1)
+    check_int("--epochs", epochs, 0)
+    check_int("--training-images", training_images, 1)
+    check_number("--learning-rate", learning_rate, 0.0, open_low=True)
+    check_int("--seed", seed, 0)
+    _check_target(out)
+    tested = load_dataset(data)
+    network = load(model)
+    if is_compressed(network):
+        raise invalid("model", model, "a float model; this one is compressed already")
+    typer.echo(f"calibrating with up to {calibration_images} training images of {tested.name}")
+    compressed = make_compressed(
+        network,
+        weights=weights,
+        activations=activations,
+        algorithm=algorithm,
+        calibration=calibration_batches(data, calibration_images),
+    )
+    if epochs:
+        images, labels = _training_set(load_dataset(data, split="train"), training_images)
+        typer.echo(f"training for {epochs} epochs on {len(images)} images")
+        config = TrainConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
+        with watch() as watcher:
+            records = qat(compressed, images, labels, config, progress=watcher)
+        for record in records:
+            typer.echo(f"epoch {record.epoch}: loss {record.loss:.3f}, accuracy {percent_text(record.accuracy)} %")
+    deployed = deploy(compressed)
+    agreement, before, after, count = _compare(network, deployed, tested)
+    info = info_of(deployed)
+    assert info is not None, "compress attaches the info"
+    made = {
+        "from": info.name,
+        "algorithm": algorithm,
+        "weights": weights,
+        "activations": activations,
+        "calibration_images": calibration_images,
+        "epochs": epochs,
+        "data": tested.name,
+        "accuracy": {"value": after, "float": before, "images": count},
+    }
+    set_info(deployed, replace(info, name=out.stem, provenance={**info.provenance, "compressed": made}))
+    save(deployed, out)
+    old, new = stored_bytes(network), stored_bytes(deployed)
+    typer.echo(f"size       {bytes_text(old)} -> {bytes_text(new)} ({old / new:.1f} times smaller)")
+    typer.echo(
+        f"accuracy   {percent_text(before)} % -> {percent_text(after)} % on {count} test images of {tested.name}"
+    )
+    typer.echo(f"agreement  same prediction on {percent_text(agreement)} % of them")
+    if info.left_float:
+        typer.echo(f"in float   {', '.join(info.left_float)}")
+    typer.echo(f"model      {out}")
+
+
+def _check_target(out: Path) -> None:
+    from robustlab.core.errors import invalid
+
+    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
+        raise invalid("--out", str(out), "a file in an existing folder that can be written")
+
+
+def _training_set(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
+    """Up to `count` images as uint8 (N, 3, H, W), evenly spread over the split, and their labels."""
+    import torch
+
+    count = min(count, len(data))
+    chosen = [index * len(data) // count for index in range(count)]
+    images, labels = [], []
+    for start in range(0, count, _BATCH):
+        batch, truth = data.batch(chosen[start : start + _BATCH])
+        images.append((batch * 255).round().to(torch.uint8))
+        labels.append(truth)
+    return torch.cat(images), torch.cat(labels)
+
+
+def _compare(before: nn.Module, after: nn.Module, data: Dataset) -> tuple[float, float, float, int]:
+    """(share of equal predictions, accuracy before, accuracy after, images) over the first test images."""
+    import torch
+
+    from robustlab.core import Tiled, frozen
+
+    count = min(_TEST_IMAGES, len(data))
+    same = right_before = right_after = 0
+    with frozen(before), frozen(after), torch.no_grad():
+        old, new = Tiled(before), Tiled(after)
+        for start in range(0, count, _BATCH):
+            images, labels = data.batch(range(start, min(start + _BATCH, count)))
+            one, other = old(images).argmax(1), new(images).argmax(1)
+            same += int((one == other).sum())
+            right_before += int((one == labels).sum())
+            right_after += int((other == labels).sum())
+    return same / count, right_before / count, right_after / count, count

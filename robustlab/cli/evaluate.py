@@ -1,0 +1,180 @@
+"""`robustlab evaluate`: models x conditions -> a live table, a store, a report."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustlab.cli.options import images_limit
+
+if TYPE_CHECKING:
+    from robustlab.evaluate import Results
+
+DEFAULT_LIMIT = "500"
+REPORT = "report.html"
+
+
+def evaluate(
+    context: typer.Context,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="robustlab:NAME, torchvision:NAME@FILE or the path of a model file; repeatable. "
+            "(default: the five bundled models)",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[str, typer.Option("--data", "-d", help="signs, cifar10 or imagefolder:PATH.")] = "signs",
+    suite: Annotated[str, typer.Option(help="A suite's name, or the path of a TOML file.")] = "quick",
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A condition in place of a suite, such as pgd20-linf-8of255; repeatable.", show_default=False
+        ),
+    ] = None,
+    limit: Annotated[str, typer.Option(help="So many images, a fraction of them such as 0.1, or all.")] = DEFAULT_LIMIT,
+    batch_size: Annotated[int, typer.Option(help="Images in memory at once; never changes a result.")] = 512,
+    tile: Annotated[int, typer.Option(help="Images per call of a model; recorded with the results.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the store and the report.")] = Path(
+        "robustlab-run"
+    ),
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that torch uses. (default: torch's choice)", show_default=False)
+    ] = None,
+    compress: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Add a deployed twin of every float model: w2a2 to w8a8, such as w4a8, or none; repeatable "
+            "(default: w8a8 if every --model is float)",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Attack, corrupt and time models, and write a report.
+
+    What the folder of results already has is not computed again: after an interruption the same command goes on.
+
+    Example: robustlab evaluate
+
+    Example: robustlab evaluate --model robustlab:cifar_resnet20 --data cifar10 --out runs/resnet20
+    """
+    count = images_limit(limit)
+    try:
+        _evaluate(
+            model or [],
+            data,
+            suite,
+            condition or [],
+            count,
+            batch_size,
+            tile,
+            seed,
+            device,
+            out,
+            threads,
+            compress,
+            context.obj or (),
+        )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command resumes", err=True)
+        raise typer.Exit(130) from None
+
+
+def _evaluate(
+    specs: Sequence[str],
+    data: str,
+    suite: str,
+    conditions: Sequence[str],
+    limit: int | float | None,
+    batch_size: int,
+    tile: int,
+    seed: int,
+    device: str,
+    out: Path,
+    threads: int | None,
+    schemes: Sequence[str] | None,
+    arguments: Sequence[str],
+) -> None:
+    import torch
+
+    from robustlab.cli.live import watch
+    from robustlab.cli.twins import with_twins
+    from robustlab.core.errors import check_int, invalid
+    from robustlab.evaluate import evaluate as run_evaluation
+    from robustlab.evaluate import load_suite
+    from robustlab.evaluate.plan import check_out
+    from robustlab.models import BUNDLED
+    from robustlab.report import write_report
+
+    # Checked here as well as in the evaluation, because making twins is work that should not come before it.
+    if conditions and suite != "quick":
+        raise invalid("--condition", ", ".join(conditions), f"no --condition beside --suite {suite}")
+    check_int("--batch-size", batch_size, 1)
+    check_int("--tile", tile, 1)
+    check_int("--seed", seed, 0)
+    chosen = load_suite(list(conditions) if conditions else suite)
+    check_out(out)
+    _check_report_path(out)
+    if threads is not None:
+        torch.set_num_threads(check_int("--threads", threads, 1, 1024))
+    models = with_twins(specs, schemes, data, _say) if specs or schemes else [f"robustlab:{name}" for name in BUNDLED]
+    with watch() as watcher:
+        results = run_evaluation(
+            models,
+            data,
+            chosen,
+            out=out,
+            limit=limit,
+            batch_size=batch_size,
+            tile=tile,
+            seed=seed,
+            device=device,
+            progress=watcher,
+            listener=watcher,
+        )
+    write_report(results, out / REPORT, command=shlex.join(["robustlab", *arguments]))
+    _summary(results, out)
+
+
+def _check_report_path(out: Path) -> None:
+    from robustlab.core.errors import invalid
+
+    for name in (REPORT, "results.csv", "results.json", "results.sqlite"):
+        if (out / name).is_dir():
+            raise invalid("--out", str(out), f"a folder in which {name} is not a folder")
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def _summary(results: Results, out: Path) -> None:
+    from robustlab.cli.live import console
+    from robustlab.evaluate.store import FILE_NAME
+    from robustlab.report.format import count_text
+
+    def plain(number: int) -> str:
+        return count_text(number).replace("\u202f", " ")
+
+    screen = console(len(results.models))
+    screen.print(results.table())
+    rows = results.parity
+    if rows:
+        logits, different = sum(row["logits"] for row in rows), sum(row["different"] for row in rows)
+        typer.echo(
+            f"parity: {plain(different)} of {plain(logits)} logits differ between simulation and deployed kernels"
+        )
+    else:
+        typer.echo("parity: no deployed model in this run")
+    stored, computed = results.run["cells_from_store"], results.run["cells_computed"]
+    typer.echo(f"cells: {stored} of {stored + computed} came from the store, {computed} computed")
+    for what, name in (("report", REPORT), ("table", "results.csv"), ("data", "results.json"), ("store", FILE_NAME)):
+        typer.echo(f"{what:<7} {out / name}")

@@ -1,0 +1,83 @@
+"""Deployed twins: every float model given is also evaluated as it would ship, quantized and on packed kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from robustlab.cli.options import scheme_bits
+from robustlab.compress import compress
+from robustlab.core import DataError
+from robustlab.core.errors import invalid
+from robustlab.datasets import Dataset, load_dataset
+from robustlab.deploy import deploy, is_compressed, load, model_name
+from robustlab.models import BUNDLED
+
+DEFAULT_SCHEME = "w8a8"
+CALIBRATION_IMAGES = 512
+_BATCH = 128
+
+
+def calibration_batches(data: str, count: int = CALIBRATION_IMAGES) -> list[Tensor]:
+    """Up to `count` images of a data set's training split, evenly spread over it; raises `DataError` without one."""
+    training = load_dataset(data, split="train")
+    count = min(count, len(training))
+    chosen = [index * len(training) // count for index in range(count)]
+    return [training.batch(chosen[start : start + _BATCH])[0] for start in range(0, count, _BATCH)]
+
+
+def _wanted(schemes: Sequence[str] | None, all_float: bool) -> list[str]:
+    if schemes is None:
+        return [DEFAULT_SCHEME] if all_float else []
+    chosen = list(dict.fromkeys(schemes))
+    if "none" in chosen:
+        if len(chosen) > 1:
+            raise invalid("--compress", ", ".join(chosen), "none alone, or schemes such as w8a8")
+        return []
+    return chosen
+
+
+def with_twins(
+    specs: Sequence[str], schemes: Sequence[str] | None, data: str, say: Callable[[str], None]
+) -> dict[str, nn.Module | str]:
+    """Models by name, each float one followed by its twins, such as ``resnet-w8a8``.
+
+    `schemes` None is the default: a w8a8 twin if all models are float and the data has images to calibrate with;
+    `say` is told when it has not. Raises `RobustlabError` for bad models, schemes or data.
+    """
+    for scheme in schemes or ():
+        if scheme != "none":
+            scheme_bits(scheme)
+    tested: Dataset = load_dataset(data)
+    specs = list(specs) or [f"robustlab:{name}" for name in BUNDLED]
+    loaded: dict[str, tuple[str, nn.Module]] = {}
+    for spec in specs:
+        model = load(spec)
+        name = model_name(model) if model_name(model) not in loaded else spec
+        if name in loaded:
+            raise invalid("--model", spec, "each model once")
+        loaded[name] = (spec, model)
+    floats = [name for name, (_, model) in loaded.items() if not is_compressed(model)]
+    wanted = _wanted(schemes, len(floats) == len(loaded))
+    if wanted and not floats:
+        raise invalid("--compress", ", ".join(wanted), "none, as every --model is compressed already")
+    batches: list[Tensor] = []
+    if wanted:
+        try:
+            batches = calibration_batches(data)
+        except DataError as error:
+            if schemes is not None:
+                raise
+            say(f"no {DEFAULT_SCHEME} twin: {tested.name} has no images to calibrate with ({error})")
+            wanted = []
+    models: dict[str, nn.Module | str] = {}
+    for name, (spec, model) in loaded.items():
+        models[name] = spec
+        for scheme in wanted if name in floats else ():
+            weights, activations = scheme_bits(scheme)
+            say(f"compressing {name} to {scheme} with {sum(map(len, batches))} training images")
+            models[f"{name}-{scheme}"] = deploy(
+                compress(model, weights=weights, activations=activations, calibration=batches)
+            )
+    return models
