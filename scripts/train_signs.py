@@ -1,8 +1,8 @@
 """Train the bundled traffic-sign models: `python scripts/train_signs.py --out DIR` (resumable, an hour on 2 cores).
 
 float: SignsResNet, AdamW.  w8a8, w4a4: the float model compressed; w4a4 then trained straight-through.
-w1a1: SignsBinary, from scratch.  w8a8_adv: SignsResNet trained on PGD images (Madry et al. 2018), then compressed
-and trained on them a little more.  Accuracies are on the first 2,000 test images, with the deployed model.
+w1a1: SignsBinary, float first, then binary with the float model as teacher.  w8a8_adv: SignsResNet trained on PGD
+images (Madry et al. 2018), then compressed.  Accuracies: deployed models, first 2,000 test images.
 """
 
 from __future__ import annotations
@@ -166,19 +166,37 @@ def main() -> None:
             )  # fmt: skip
             finish(rl.deploy(small), "signs_w4a4", resnet, {"algorithm": "mse, then qat", "epochs": tuning.epochs})
     if "w1a1" in todo:
+        first = TrainConfig(options.float_epochs // 3, learning_rate=3e-3, label_smoothing=0.05, precision="bfloat16")
+        model = trained("binary-float", binary, first)
         config = TrainConfig(
-            options.binary_epochs, learning_rate=3e-3, weight_decay=0.0, label_smoothing=0.05, precision="bfloat16"
+            options.binary_epochs,
+            batch_size=64,
+            learning_rate=2e-3,
+            weight_decay=0.0,
+            distillation=0.7,
+            precision="bfloat16",
         )
         small = rl.compress(
-            fresh(binary), weights=1, activations=1, algorithm="binary", calibration=calibration, first_last_bits=None,
+            model,
+            weights=1,
+            activations=1,
+            algorithm="binary",
+            calibration=calibration,
+            first_last_bits=None,
             keep_float=("stem", "head"),
-        )  # fmt: skip
+        )
         # The first and last layer are trained in float: their activation grids are known only afterwards.
         fit(
-            small, train_x, train_y, config, augment=shift, progress=Bar(),
+            small,
+            train_x,
+            train_y,
+            config,
+            augment=shift,
+            teacher=rl.load(options.out / "signs_float.safetensors"),
+            progress=Bar(),
             checkpoint=options.cache / "w1a1.checkpoint",
-        )  # fmt: skip
-        small = rl.compress(small, weights=8, activations=8, calibration=calibration)
+        )
+        small = rl.compress(small.eval(), weights=8, activations=8, calibration=calibration)
         finish(rl.deploy(small), "signs_w1a1", binary, {"algorithm": "binary", "epochs": config.epochs})
     if "w8a8_adv" in todo:
         config = TrainConfig(options.adversarial_epochs, learning_rate=4e-3, weight_decay=1e-3, precision="bfloat16")

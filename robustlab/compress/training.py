@@ -27,6 +27,7 @@ from robustlab.core.errors import (
     check_number,
     invalid,
 )
+from robustlab.core.frozen import frozen
 from robustlab.core.progress import Progress, SilentProgress
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -37,6 +38,8 @@ Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 class TrainConfig:
     """Hyper-parameters of `fit`. The learning rate warms up linearly, then falls to zero along a cosine.
 
+    distillation is the weight of the teacher's term in the loss (Hinton et al. 2015): KL divergence of the softened
+    predictions, times temperature squared. It needs a teacher, and 0 needs none.
     precision ``bfloat16`` runs convolutions and products of the training passes under autocast, twice as fast where the
     processor has such instructions; weights, statistics and the loss stay float32.
     """
@@ -48,6 +51,8 @@ class TrainConfig:
     optimizer: str = "adamw"
     warmup_epochs: float = 0.5
     label_smoothing: float = 0.0
+    distillation: float = 0.0
+    temperature: float = 2.0
     precision: str = "float32"
     seed: int = 0
 
@@ -59,6 +64,8 @@ class TrainConfig:
         check_choice("optimizer", self.optimizer, ("adamw", "sgd"))
         check_number("warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
         check_number("label_smoothing", self.label_smoothing, 0.0, 0.99)
+        check_number("distillation", self.distillation, 0.0, 1.0)
+        check_number("temperature", self.temperature, 0.0, open_low=True)
         check_choice("precision", self.precision, ("float32", "bfloat16"))
         check_int("seed", self.seed, 0)
 
@@ -80,6 +87,7 @@ def fit(
     *,
     augment: Augment | None = None,
     perturb: Perturb | None = None,
+    teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> list[EpochRecord]:
@@ -87,13 +95,16 @@ def fit(
 
     images: uint8 (N, 3, H, W), or float32 in [0, 1]; labels: int64 (N,).
     augment(batch, generator) and perturb(model, batch, labels, generator) map float32 batches to the same shape; the
-    second is adversarial training when it attacks (Madry et al. 2018). With `checkpoint` the state is saved there after
+    second is adversarial training when it attacks (Madry et al. 2018). `teacher` is
+    imitated with the weight `config.distillation`. With `checkpoint` the state is saved there after
     every epoch, and a run that finds a checkpoint of the same configuration goes on from it.
     Raises `ArgumentError` for bad shapes, and `RobustlabError` when the loss is no longer finite.
     """
     if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32) or not len(images):
         raise invalid("images", f"{images.dtype} of shape {tuple(images.shape)}", "uint8 or float32 (N, 3, H, W)")
     check_labels(labels, len(images))
+    if (teacher is None) != (config.distillation == 0):
+        raise invalid("distillation", config.distillation, "a weight in (0, 1] with a teacher, 0 without one")
     progress = progress or SilentProgress()
     optimizer = _optimizer(model, config)
     steps = math.ceil(len(images) / config.batch_size)
@@ -120,6 +131,10 @@ def fit(
             with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
                 logits = model(batch).float()
             loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
+            if teacher is not None:
+                loss = (1 - config.distillation) * loss + config.distillation * _imitation(
+                    logits, teacher, batch, config
+                )
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise RobustlabError(f"loss is {value} in epoch {epoch + 1}; allowed: finite; lower learning_rate")
@@ -146,6 +161,7 @@ def qat(
     *,
     augment: Augment | None = None,
     perturb: Perturb | None = None,
+    teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> list[EpochRecord]:
@@ -156,8 +172,26 @@ def qat(
     if not any(isinstance(module, CompressedLayer) for module in model.modules()):
         raise invalid("model", type(model).__name__, "a compressed model, from robustlab.compress(...)")
     return fit(
-        model, images, labels, config, augment=augment, perturb=perturb, checkpoint=checkpoint, progress=progress
+        model,
+        images,
+        labels,
+        config,
+        augment=augment,
+        perturb=perturb,
+        teacher=teacher,
+        checkpoint=checkpoint,
+        progress=progress,
     )
+
+
+def _imitation(logits: Tensor, teacher: nn.Module, batch: Tensor, config: TrainConfig) -> Tensor:
+    """KL(teacher || student) of predictions softened by the temperature, times its square; the teacher is frozen."""
+    lower = torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
+    with frozen(teacher), torch.no_grad(), lower:
+        target = teacher(batch).float()
+    soft = F.log_softmax(logits / config.temperature, dim=1)
+    wanted = F.log_softmax(target / config.temperature, dim=1)
+    return F.kl_div(soft, wanted, reduction="batchmean", log_target=True) * config.temperature**2
 
 
 def _to_float(batch: Tensor) -> Tensor:

@@ -87,9 +87,9 @@ class SignsBinary(nn.Module):
     def __init__(
         self,
         classes: int,
-        stem: int = 24,
-        widths: Sequence[int] = (48, 96),
-        steps: Sequence[int] = (3, 2),
+        stem: int = 32,
+        widths: Sequence[int] = (64, 64, 128),
+        steps: Sequence[int] = (2, 3, 1),
     ) -> None:
         super().__init__()
         self.normalize = Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

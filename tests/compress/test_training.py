@@ -132,3 +132,21 @@ def test_the_global_random_state_is_left_alone() -> None:
     before = torch.random.get_rng_state()
     fit(network(), images, labels, TrainConfig(1, batch_size=8))
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_teacher_is_imitated_and_left_alone() -> None:
+    images, labels = problem(48)
+    teacher = network()
+    fit(teacher, images, labels, TrainConfig(6, batch_size=16, learning_rate=5e-3))
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    wrong = 1 - labels
+    student = build("robustlab:signs_resnet", {"classes": 2, "widths": [8], "blocks": [1]})
+    config = TrainConfig(8, batch_size=16, learning_rate=5e-3, distillation=1.0)
+    fit(student, images, wrong, config, teacher=teacher)  # with weight 1 the labels do not count
+    assert accuracy(student, images, labels) > 0.9
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert all(p.requires_grad for p in teacher.parameters())
+    with pytest.raises(ArgumentError, match="distillation"):
+        fit(student, images, labels, TrainConfig(1), teacher=teacher)
+    with pytest.raises(ArgumentError, match="distillation"):
+        fit(student, images, labels, config)
