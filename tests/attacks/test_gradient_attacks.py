@@ -131,6 +131,17 @@ def test_fgsm_l2_without_box_is_the_optimum() -> None:
     torch.testing.assert_close(adversarial, images.flatten(1) + 0.2 * uphill / uphill.norm(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("margin", [25.0, 30.0])
+def test_a_confident_model_is_attacked_all_the_same(margin: float) -> None:
+    """In float32 the cross-entropy's gradient with respect to the label's logit is exactly 0 here."""
+    direction = torch.randn(12, generator=torch.Generator().manual_seed(1))
+    images = torch.full((1, 3, 2, 2), 0.5)
+    bias = torch.tensor([margin - float(images.flatten() @ direction), 0.0])
+    model = LinearModel(torch.stack([direction, torch.zeros(12)]), bias)
+    adversarial = FGSM(Linf(0.1))(model, images, torch.zeros(1, dtype=torch.int64))
+    torch.testing.assert_close(adversarial.flatten(), 0.5 - 0.1 * direction.sign())
+
+
 @settings(deadline=None, max_examples=40)
 @given(distance=st.floats(0.2, 3.0), seed=st.integers(0, 1000))
 def test_breaks_a_linear_model_exactly_when_the_ball_reaches_the_boundary(distance: float, seed: int) -> None:

@@ -1,0 +1,15 @@
+"""Adversarial attacks: images in, images in the threat model out.
+
+>>> from robustlab.attacks import PGD, parse_attack
+>>> from robustlab.core import Linf
+>>> parse_attack("pgd20-linf-8of255") == PGD(Linf(8 / 255), steps=20)
+True
+"""
+
+from robustlab.attacks._attack import Attack
+from robustlab.attacks._loop import AttackResult
+from robustlab.attacks.fgsm import FGSM
+from robustlab.attacks.pgd import PGD
+from robustlab.attacks.registry import ATTACKS, parse_attack
+
+__all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "AttackResult", "parse_attack"]

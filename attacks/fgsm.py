@@ -1,0 +1,41 @@
+"""FGSM: Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, section 4.
+
+x' = x + eps * sign(grad_x J(x, y)) for the l_inf ball; x' = x + eps * g / ||g||_2 for the l_2 ball.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from robustlab.attacks._attack import Attack
+from robustlab.attacks._loop import Schedule
+
+
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """One step of length eps along the steepest ascent of the cross-entropy, from the image itself.
+
+    Published with eps 0.25 on MNIST and 0.1 on CIFAR-10; 1/255 to 8/255 are usual today.
+
+    Shape: images (N, C, H, W), labels (N,) -> images (N, C, H, W).
+
+    Example:
+        >>> import torch
+        >>> from robustlab.core import Linf
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images = torch.full((2, 3, 2, 2), 0.5)
+        >>> labels = model(images).argmax(dim=1)
+        >>> adversarial = FGSM(Linf(8 / 255))(model, images, labels)
+        >>> bool(Linf(8 / 255).contains(adversarial, images).all())
+        True
+    """
+
+    @property
+    def slug(self) -> str:
+        """Such as ``fgsm-linf-2of255``."""
+        return f"fgsm-{self.ball.slug}"
+
+    @property
+    def schedule(self) -> Schedule:
+        """One step of length eps, no random start."""
+        return Schedule(self.ball, steps=1, step_size=self.ball.eps, random_start=False)
