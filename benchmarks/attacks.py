@@ -5,9 +5,10 @@
 1,000 CIFAR-10 test images; the same ball, step size, number of steps, random start, threads and eval mode for both.
 torchattacks gets the batch size, of those in --peer-batches, that is fastest for it on this machine; robustlab runs
 as the evaluation runs it, in fixed tiles of --tile images with --batch images in flight. Robust accuracy is counted
-on the returned images by the same function for both. Every round has another seed; the table has the mean robust
-accuracy and the median time over --rounds. (The random start alone moves a single run of either by about half a point
-at 1/255.)
+on the returned images by the same function for both. robustlab takes the cross-entropy in float64; the column
+"float32 loss" is its loop with torchattacks' float32 loss, so that nothing but the implementation differs. Every round
+has another seed; the table has the mean robust accuracy and the median time over --rounds. (The random
+start alone moves a single run of either by about half a point at 1/255.)
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchattacks
 from torch import Tensor, nn
 
 from robustlab.attacks import PGD
+from robustlab.attacks._loop import ascend
 from robustlab.core import Linf, Tiled
 from robustlab.core.keys import sample_keys
 from robustlab.deploy import load
@@ -49,6 +52,7 @@ class Row:
     images: int
     clean: float
     ours: float
+    ours_float32: float
     peer: float
     ours_s: float
     peer_s: float
@@ -76,6 +80,19 @@ def ours(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD, batch: i
     keys, tiled = sample_keys(seed, attack.slug, range(len(images))), Tiled(model, tile)
     parts = [slice(i, i + batch) for i in range(0, len(images), batch)]
     return torch.cat([attack(tiled, images[part], labels[part], keys=keys[part]) for part in parts])
+
+
+def ours_float32(
+    model: nn.Module, images: Tensor, labels: Tensor, attack: PGD, batch: int, tile: int, seed: int = 0
+) -> Tensor:
+    """robustlab's PGD with the float32 loss that torchattacks has."""
+    keys, tiled = sample_keys(seed, attack.slug, range(len(images))), Tiled(model, tile)
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target, reduction="none")
+
+    parts = [slice(i, i + batch) for i in range(0, len(images), batch)]
+    return torch.cat([ascend(tiled, images[p], labels[p], keys[p], attack.schedule, loss).images for p in parts])
 
 
 def peer(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD, batch: int, seed: int = 0) -> Tensor:
@@ -108,11 +125,13 @@ def compare(
         (timed(lambda b=b: peer(model, some, few, short, b))[0], b) for b in options.peer_batches * 2 for _ in range(2)
     ]
     peer_batch = min(trials)[1]
-    mine, theirs, ours_robust, peer_robust = [], [], [], []
+    mine, theirs, ours_robust, same_robust, peer_robust = [], [], [], [], []
     for seed in range(options.rounds):
         seconds, found = timed(lambda s=seed: ours(model, images, labels, attack, options.batch, options.tile, s))
         mine.append(seconds)
         ours_robust.append(accuracy(model, found, labels))
+        found = ours_float32(model, images, labels, attack, options.batch, options.tile, seed)
+        same_robust.append(accuracy(model, found, labels))
         seconds, found = timed(lambda s=seed: peer(model, images, labels, attack, peer_batch, s))
         theirs.append(seconds)
         peer_robust.append(accuracy(model, found, labels))
@@ -123,6 +142,7 @@ def compare(
         images=len(images),
         clean=accuracy(model, images, labels),
         ours=statistics.mean(ours_robust),
+        ours_float32=statistics.mean(same_robust),
         peer=statistics.mean(peer_robust),
         ours_s=ours_s,
         peer_s=peer_s,
@@ -138,12 +158,13 @@ def table(rows: list[Row], options: argparse.Namespace) -> str:
         f"PGD-{options.steps}, random start, step 2.5 eps / steps; torch {torch.__version__},"
         f" {torch.get_num_threads()} threads, {platform.machine()}; robustlab in tiles of {options.tile},"
         f" median of {options.rounds} interleaved rounds.\n\n"
-        "| model | eps | n | clean % | robust %, robustlab | robust %, torchattacks | robustlab s"
-        " | torchattacks s (batch) | time ratio | goal |\n|---|---|---|---|---|---|---|---|---|---|\n"
+        "| model | eps | n | clean % | robust %, robustlab | robustlab, float32 loss | robust %, torchattacks"
+        " | robustlab s | torchattacks s (batch) | time ratio | goal |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(
-        f"| {r.model} | {r.eps_255}/255 | {r.images} | {r.clean:.1f} | {r.ours:.1f} | {r.peer:.1f} | {r.ours_s:.2f}"
-        f" | {r.peer_s:.2f} ({r.peer_batch}) | {r.ratio:.2f} | {'' if r.goal is None else f'<= {r.goal}'} |\n"
+        f"| {r.model} | {r.eps_255}/255 | {r.images} | {r.clean:.1f} | {r.ours:.1f} | {r.ours_float32:.1f}"
+        f" | {r.peer:.1f} | {r.ours_s:.2f} | {r.peer_s:.2f} ({r.peer_batch}) | {r.ratio:.2f}"
+        f" | {'' if r.goal is None else f'<= {r.goal}'} |\n"
         for r in rows
     )
 

@@ -6,6 +6,7 @@ The public names are lazy (PEP 562): torch is imported when one of them is first
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,10 @@ if not (Path(__file__).parent / "attacks").is_dir():
     raise ImportError(
         "robustlab is imported from an uninstalled checkout: run `pip install .` there and start Python elsewhere"
     )
+
+# MKL's matrix products otherwise depend on how rows are aligned: a linear layer whose inputs are no multiple of 4 would
+# give a sample other last bits in another place of the same batch. Read at the first product; costs nothing measurable.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 if TYPE_CHECKING:
     from robustlab import attacks, datasets

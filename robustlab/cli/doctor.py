@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,7 +121,20 @@ def _conventions() -> list[Probe]:
             not moved,
         ),
         Probe("float convolution, alone or in a tile", f"{alone} of 2048 numbers differ (why tiles have one shape)"),
+        _place_probe(),
     ]
+
+
+def _place_probe() -> Probe:
+    """Whether a float linear layer gives a sample the same bits in any place of a tile."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    rows, weight = torch.rand((64, 33), generator=generator), torch.rand((10, 33), generator=generator)
+    order = torch.randperm(64, generator=generator)
+    same = torch.equal((rows @ weight.T)[order], rows[order] @ weight.T)
+    setting = f"MKL_CBWR={os.environ.get('MKL_CBWR', '')}"
+    return Probe("float linear layer, any place in a tile", f"{'same bits' if same else 'differs'} ({setting})", same)
 
 
 def _position_probe() -> tuple[int, int]:

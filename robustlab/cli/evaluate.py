@@ -14,7 +14,8 @@ from robustlab.cli.options import images_limit
 if TYPE_CHECKING:
     from robustlab.evaluate import Results
 
-DEFAULT_LIMIT = "500"
+DEFAULT_LIMITS = {"signs": "500"}
+OTHER_LIMIT = "1000"
 REPORT = "report.html"
 
 
@@ -38,7 +39,14 @@ def evaluate(
             help="A condition in place of a suite, such as pgd20-linf-8of255; repeatable.", show_default=False
         ),
     ] = None,
-    limit: Annotated[str, typer.Option(help="So many images, a fraction of them such as 0.1, or all.")] = DEFAULT_LIMIT,
+    limit: Annotated[
+        str | None,
+        typer.Option(
+            help="The first so many images, a fraction of them such as 0.1, or all. (default: 500 of signs, 1000 of "
+            "others)",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images in memory at once; never changes a result.")] = 512,
     tile: Annotated[int, typer.Option(help="Images per call of a model; recorded with the results.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -66,7 +74,7 @@ def evaluate(
 
     Example: robustlab evaluate --model robustlab:cifar_resnet20 --data cifar10 --out runs/resnet20
     """
-    count = images_limit(limit)
+    count = images_limit(limit or DEFAULT_LIMITS.get(data, OTHER_LIMIT))
     try:
         _evaluate(
             model or [],

@@ -46,6 +46,7 @@ def hardware(device: str) -> dict[str, str | int]:
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "kernels": backend(),
+        "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
         "device": device,
     }
     if device == "cuda":

@@ -82,7 +82,8 @@ def test_straight_through_gradients_are_as_stated() -> None:
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_weight_codes_are_symmetric_per_channel_and_mse_is_never_worse(bits: int) -> None:
-    weight = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(bits)) * torch.arange(6).reshape(6, 1, 1, 1)
+    generator = torch.Generator().manual_seed(bits)
+    weight = torch.randn(6, 5, 3, 3, generator=generator) * torch.arange(6).reshape(6, 1, 1, 1)
     errors = {}
     for rule in ("minmax", "percentile", "mse"):
         quantizer = WeightQuantizer(bits, rule)

@@ -109,9 +109,7 @@ SCHEMES = [(8, 8, "mse"), (4, 4, "minmax"), (2, 3, "percentile"), (3, 8, "mse"),
 
 @pytest.mark.parametrize(("weights", "activations", "algorithm"), SCHEMES)
 def test_whole_models_are_equal_at_equal_tile(weights: int, activations: int, algorithm: str) -> None:
-    small = rl.compress(
-        tiny(), weights=weights, activations=activations, algorithm=algorithm, calibration=images(16)
-    )
+    small = rl.compress(tiny(), weights=weights, activations=activations, algorithm=algorithm, calibration=images(16))
     deployed, simulated = rl.deploy(small), freeze(small)
     x = images(70, 1)
     with torch.no_grad():
@@ -143,9 +141,7 @@ def test_a_wrong_bit_is_noticed() -> None:
 
 
 def test_the_surrogate_is_replaceable() -> None:
-    deployed = rl.deploy(
-        rl.compress(tiny(), weights=1, activations=1, algorithm="binary", calibration=images(16))
-    )
+    deployed = rl.deploy(rl.compress(tiny(), weights=1, activations=1, algorithm="binary", calibration=images(16)))
 
     def gradient() -> Tensor:
         leaf = images(2, 5).requires_grad_(True)

@@ -35,7 +35,10 @@ def test_cifar_networks_have_their_known_accuracy(depth: int, right: int, monkey
         labels = torch.from_numpy(file["y"]).long()
     model = rl.load(f"robustlab:cifar_resnet{depth}")
     with torch.inference_mode():
-        found = sum(int((model(images[i : i + 250]).argmax(1) == labels[i : i + 250]).sum()) for i in range(0, 1000, 250))
+        found = 0
+        for start in range(0, 1000, 250):
+            rows = slice(start, start + 250)
+            found += int((model(images[rows]).argmax(1) == labels[rows]).sum())
     assert found == right
 
 
