@@ -7,6 +7,8 @@ on neural network quantization", section 3.1, percentile and MSE).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -31,12 +33,21 @@ def affine_grid(low: float, high: float, bits: int) -> tuple[float, int]:
     return scale, min(levels, max(0, round(-low / scale)))
 
 
+def _prime_from(low: int) -> int:
+    """The smallest prime >= low, or 1 for 1."""
+    candidate = low
+    while any(candidate % divisor == 0 for divisor in range(2, math.isqrt(candidate) + 1)):
+        candidate += 1
+    return candidate
+
+
 class RangeObserver:
     """Collects what one of the three range rules needs, in constant memory.
 
     ``minmax``: smallest and largest value seen. ``percentile``: the 0.01 % and 99.99 % quantiles. ``mse``: the
-    shrunken min-max range whose grid has the least squared error. The last two judge by a fixed, strided subsample
-    of at most 65,536 values per batch, thinned by halves as batches come, so they are deterministic.
+    shrunken min-max range whose grid has the least squared error. The last two judge by a strided subsample of about
+    65,536 values per batch, thinner as batches come, so they are deterministic. The stride is a prime: one that shares
+    a factor with the width of a feature map would see only some of its columns.
     """
 
     def __init__(self, rule: str, bits: int) -> None:
@@ -57,7 +68,7 @@ class RangeObserver:
         if self.rule == "minmax":
             return
         flat = values.flatten()
-        step = max(1, flat.numel() // _SAMPLE_LIMIT) * self._stride
+        step = _prime_from(max(1, flat.numel() // _SAMPLE_LIMIT) * self._stride)
         self._sample = torch.cat([self._sample, flat[::step]])
         while self._sample.numel() > 4 * _SAMPLE_LIMIT:
             self._sample = self._sample[::2].clone()

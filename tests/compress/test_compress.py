@@ -110,6 +110,19 @@ def test_mse_range_beats_minmax_with_outliers() -> None:
     assert errors["percentile"] < 0.7 * errors["minmax"]
 
 
+@pytest.mark.parametrize("rule", ["percentile", "mse"])
+@pytest.mark.parametrize("width", [32, 56])
+def test_a_range_is_judged_by_all_columns_of_a_feature_map(rule: str, width: int) -> None:
+    """A stride that is a multiple of the width would only see the first, silent column."""
+    x = torch.rand(64, 32, 32, width, generator=torch.Generator().manual_seed(0))  # a stride of exactly the width
+    x[..., 0] = 0.01
+    observer = RangeObserver(rule, 8)
+    observer.observe(x)
+    scale, zero = observer.grid()
+    assert zero == 0
+    assert 0.9 < scale * 255 < 1.01
+
+
 def test_binary_scale_is_the_least_squares_one() -> None:
     weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     codes, scale = WeightBinarizer().codes(weight)
