@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from robustlab.report.format import bytes_text, condition_title, milliseconds_text, percent_text
@@ -140,9 +140,8 @@ def _draw_panel(ax: Axes, points: Sequence[_Point], title: str, ticks: object) -
     ax.set_xlabel(f"{title}  (left is better)")
     decades = math.log10(right / left)
     subs = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.8 else (1.0, 2.0, 5.0)
-    ax.xaxis.set_major_locator(LogLocator(subs=subs))
-    if len([t for t in ax.get_xticks() if left <= t <= right]) < 2:
-        ax.xaxis.set_major_locator(LogLocator(subs=tuple(float(v) for v in range(1, 10))))
+    # Less than a decade has too few round powers, and the log locator's own choice there crowds the labels.
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]) if decades < 1 else LogLocator(subs=subs))
     assert callable(ticks)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: str(ticks(value))))
     ax.xaxis.set_minor_formatter(NullFormatter())
