@@ -44,6 +44,8 @@ def compress(
 ) -> None:
     """Quantize or binarize a float model, put it on packed kernels and write it to a file.
 
+    Training keeps its state in OUT.checkpoint: after an interruption the same command goes on.
+
     Example: robustlab compress robustlab:signs_float --weights 4 --activations 4 --out signs-w4a4.safetensors
     """
     from robustlab.cli.live import watch
@@ -71,6 +73,7 @@ def compress(
     network = load(model)
     if is_compressed(network):
         raise invalid("model", model, "a float model; this one is compressed already")
+    checkpoint = out.with_name(out.name + ".checkpoint")
     typer.echo(f"calibrating with up to {calibration_images} training images of {tested.name}")
     compressed = make_compressed(
         network,
@@ -84,7 +87,7 @@ def compress(
         typer.echo(f"training for {epochs} epochs on {len(images)} images")
         config = TrainConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
         with watch() as watcher:
-            records = qat(compressed, images, labels, config, progress=watcher)
+            records = qat(compressed, images, labels, config, checkpoint=checkpoint, progress=watcher)
         for record in records:
             typer.echo(f"epoch {record.epoch}: loss {record.loss:.3f}, accuracy {percent_text(record.accuracy)} %")
     deployed = deploy(compressed)
@@ -103,6 +106,7 @@ def compress(
     }
     set_info(deployed, replace(info, name=out.stem, provenance={**info.provenance, "compressed": made}))
     save(deployed, out)
+    checkpoint.unlink(missing_ok=True)
     old, new = stored_bytes(network), stored_bytes(deployed)
     typer.echo(f"size       {bytes_text(old)} -> {bytes_text(new)} ({old / new:.1f} times smaller)")
     typer.echo(

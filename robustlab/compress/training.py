@@ -6,6 +6,7 @@ by (seed, epoch): a run that is killed and started again from its checkpoint end
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -97,7 +98,8 @@ def fit(
     augment(batch, generator) and perturb(model, batch, labels, generator) map float32 batches to the same shape; the
     second is adversarial training when it attacks (Madry et al. 2018). `teacher` is
     imitated with the weight `config.distillation`. With `checkpoint` the state is saved there after
-    every epoch, and a run that finds a checkpoint of the same configuration goes on from it.
+    every epoch, and a run that finds a checkpoint of the same start (model, images, labels, configuration) goes on
+    from it.
     Raises `ArgumentError` for bad shapes, and `RobustlabError` when the loss is no longer finite.
     """
     if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32) or not len(images):
@@ -109,8 +111,9 @@ def fit(
     optimizer = _optimizer(model, config)
     steps = math.ceil(len(images) / config.batch_size)
     records: list[EpochRecord] = []
+    start = _digest(model, images, labels) if checkpoint is not None else ""
     if checkpoint is not None and checkpoint.is_file():
-        records = _restore(checkpoint, model, optimizer, config)
+        records = _restore(checkpoint, model, optimizer, config, start)
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     progress.start("train", (config.epochs - len(records)) * steps)
@@ -146,7 +149,7 @@ def fit(
             progress.advance(1, f"epoch {epoch + 1}/{config.epochs} loss {value:.3f}")
         records.append(EpochRecord(epoch + 1, total / len(images), right / len(images)))
         if checkpoint is not None:
-            _save(checkpoint, model, optimizer, config, records)
+            _save(checkpoint, model, optimizer, config, records, start)
     progress.finish()
     for module, training in modes:
         module.training = training
@@ -216,36 +219,55 @@ def _rate(config: TrainConfig, epoch: float) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+def _digest(model: nn.Module, images: Tensor, labels: Tensor) -> str:
+    """sha256 of what a training run starts from."""
+    digest = hashlib.sha256()
+    for name, tensor in (*model.state_dict().items(), ("images", images), ("labels", labels)):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, records: list[EpochRecord]
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    records: list[EpochRecord],
+    start: str,
 ) -> None:
     tensors = {f"model/{k}": v.detach().clone().contiguous() for k, v in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).clone().contiguous()
-    metadata = {"config": json.dumps(asdict(config)), "records": json.dumps([asdict(r) for r in records])}
+    metadata = {
+        "config": json.dumps(asdict(config)),
+        "records": json.dumps([asdict(r) for r in records]),
+        "start": start,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata)
     partial.replace(path)
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig) -> list[EpochRecord]:
+def _restore(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, start: str
+) -> list[EpochRecord]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        saved = json.loads(metadata["config"])
+        saved, saved_start = json.loads(metadata["config"]), metadata["start"]
         records = [EpochRecord(**record) for record in json.loads(metadata["records"])]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise RobustlabError(f"checkpoint {path} is not readable ({error}); delete it to start again") from error
     if saved != asdict(config):
         raise invalid("checkpoint", str(path), "one of the same configuration; delete it to start again")
+    if saved_start != start:
+        raise invalid("checkpoint", str(path), "one of the same model, images and labels; delete it to start again")
     state = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise invalid("checkpoint", str(path), "one of the same model; delete it to start again") from error
+    model.load_state_dict(state)
     restored: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):

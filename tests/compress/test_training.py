@@ -82,6 +82,8 @@ def test_a_run_that_is_cut_ends_with_the_same_weights(tmp_path: Path) -> None:
     other = TrainConfig(3, batch_size=16, learning_rate=1e-3)
     with pytest.raises(ArgumentError, match="configuration"):
         fit(network(), images, labels, other, checkpoint=path)
+    with pytest.raises(ArgumentError, match="same model, images and labels"):
+        fit(network(), 255 - images, labels, config, augment=flip, checkpoint=path)
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(RobustlabError, match="not readable"):
         fit(network(), images, labels, config, checkpoint=path)
