@@ -124,7 +124,7 @@ def test_any_shard_and_resume_point(
 
 
 def _bits(blob: bytes, count: int) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(blob, dtype=np.uint8), bitorder="little")[:count]
+    return np.unpackbits(np.frombuffer(blob, dtype=np.uint8), count=count)
 
 
 @pytest.mark.parametrize("name", MODELS)
