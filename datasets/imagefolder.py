@@ -17,6 +17,9 @@ from robustlab.datasets.base import SPLITS, check_indices
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 DEFAULT_SIZE = 224
+# What is decoded at most, and the longest shape that is resized whole: both bound the memory one file can ask for.
+MAX_PIXELS = 2**27
+MAX_ASPECT = 8
 _SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
 
 
@@ -24,8 +27,8 @@ class ImageFolder:
     """Images below `root`, decoded when asked for; the sub-folders that hold any, sorted, are the classes.
 
     Each is made RGB, resized so that its shorter side is `image_size` (bicubic, antialiased) and cropped to the
-    centre square. If `root` has folders `train`, and `test` or `val`, of classes, a split is read from those;
-    otherwise all images are the test split.
+    centre square; of one longer than 8:1, only the central 8:1 part is resized. If `root` has folders `train`, and
+    `test` or `val`, of classes, a split is read from those; otherwise all images are the test split.
     """
 
     name = "imagefolder"
@@ -93,7 +96,7 @@ def _split_root(root: Path, split: str) -> Path:
 
 
 def _fingerprint(root: Path, files: Sequence[Path], side: int) -> str:
-    digest = hashlib.sha256(f"imagefolder/1/{side}".encode())
+    digest = hashlib.sha256(f"imagefolder/2/{side}".encode())
     for file in files:
         try:
             content = file.read_bytes()
@@ -107,12 +110,18 @@ def _fingerprint(root: Path, files: Sequence[Path], side: int) -> str:
 def _decode(path: Path, side: int) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as opened:
+            width, height = opened.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"{path} is {width}x{height} pixels; allowed: images of at most {MAX_PIXELS} pixels")
             image = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} cannot be decoded ({reason}); allowed: whole {', '.join(EXTENSIONS)} files") from error
-    width, height = image.size
     short = min(width, height)
+    trim_x, trim_y = (max(0, length - MAX_ASPECT * short) // 2 for length in (width, height))
+    if trim_x or trim_y:
+        image = image.crop((trim_x, trim_y, width - trim_x, height - trim_y))
+        width, height = image.size
     size = (max(side, round(width * side / short)), max(side, round(height * side / short)))
     image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2

@@ -27,10 +27,16 @@ def compress(
         Path,
         typer.Option("--out", "-o", help="The model file to write, such as small.safetensors.", show_default=False),
     ],
-    weights: Annotated[int, typer.Option("--weights", "-w", help="Bits of a weight, 2 to 8; 1 with binary.")] = 8,
+    weights: Annotated[
+        int | None,
+        typer.Option("--weights", "-w", help="Bits of a weight, 2 to 8 (default 8); 1 with binary.", show_default=False),
+    ] = None,
     activations: Annotated[
-        int, typer.Option("--activations", "-a", help="Bits of an activation, 2 to 8; 1 with binary.")
-    ] = 8,
+        int | None,
+        typer.Option(
+            "--activations", "-a", help="Bits of an activation, 2 to 8 (default 8); 1 with binary.", show_default=False
+        ),
+    ] = None,
     algorithm: Annotated[str, typer.Option(help="How ranges are found: minmax, percentile, mse; or binary.")] = "mse",
     data: Annotated[
         str,
@@ -60,14 +66,17 @@ def compress(
     from robustlab.report.format import bytes_text, percent_text
 
     check_choice("--algorithm", algorithm, ALGORITHMS)
-    low, high = (1, 1) if algorithm == "binary" else (2, 8)
-    check_int("--weights", weights, low, high)
-    check_int("--activations", activations, low, high)
+    default = 1 if algorithm == "binary" else 8
+    weights, activations = default if weights is None else weights, default if activations is None else activations
+    for option, bits in (("--weights", weights), ("--activations", activations)):
+        if algorithm == "binary" and bits != 1:
+            raise invalid(option, bits, "1 with --algorithm binary")
+        check_int(option, bits, min(default, 2), 8)
     check_int("--calibration-images", calibration_images, 1)
     check_int("--epochs", epochs, 0)
     check_int("--training-images", training_images, 1)
     check_number("--learning-rate", learning_rate, 0.0, open_low=True)
-    check_int("--seed", seed, 0)
+    check_int("--seed", seed, 0, 2**32 - 1)
     _check_target(out)
     tested = load_dataset(data)
     network = load(model)
@@ -104,7 +113,7 @@ def compress(
         "data": tested.name,
         "accuracy": {"value": after, "float": before, "images": count},
     }
-    set_info(deployed, replace(info, name=out.stem, provenance={**info.provenance, "compressed": made}))
+    set_info(deployed, replace(info, name=out.stem, provenance={"compressed": made, "parent": dict(info.provenance)}))
     save(deployed, out)
     checkpoint.unlink(missing_ok=True)
     old, new = stored_bytes(network), stored_bytes(deployed)
@@ -123,6 +132,8 @@ def _check_target(out: Path) -> None:
 
     if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
         raise invalid("--out", str(out), "a file in an existing folder that can be written")
+    if not (out.stem.isprintable() and len(out.stem) <= 100):
+        raise invalid("--out", str(out), "a file name of up to 100 printable characters, which becomes the model's name")
 
 
 def _training_set(data: Dataset, count: int) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ def evaluate(
 
     Example: robustlab evaluate --model robustlab:cifar_resnet20 --data cifar10 --out runs/resnet20
     """
-    count = images_limit(limit or DEFAULT_LIMITS.get(data, OTHER_LIMIT))
+    count = images_limit(DEFAULT_LIMITS.get(data, OTHER_LIMIT) if limit is None else limit)
     try:
         _evaluate(
             model or [],
@@ -126,7 +126,7 @@ def _evaluate(
     if conditions and suite != "quick":
         raise invalid("--condition", ", ".join(conditions), f"no --condition beside --suite {suite}")
     check_int("--batch-size", batch_size, 1)
-    check_int("--tile", tile, 1)
+    check_int("--tile", tile, 1, 65536)
     check_int("--seed", seed, 0)
     chosen = load_suite(list(conditions) if conditions else suite)
     check_out(out)

@@ -150,7 +150,7 @@ class LiveTable:
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
         self._row = self._bar.add_task("", total=1.0, left="", note="")
 
@@ -202,7 +202,7 @@ class LiveTable:
         table = Table(box=SIMPLE_HEAD, header_style="bold")
         table.add_column("accuracy %", no_wrap=True)
         for model in self._models:
-            table.add_column(Text(model), justify="right")
+            table.add_column(Text(model), justify="right", overflow="fold")
         extra = [name for name in ("latency p50 ms", "logits that differ") if any(k == name for _, k in self._scores)]
         for key in [*self._conditions, *extra]:
             table.add_row(Text(key), *(self._scores.get((m, key), Text("·", style="dim")) for m in self._models))

@@ -53,10 +53,10 @@ def with_twins(
     specs = list(specs) or [f"robustlab:{name}" for name in BUNDLED]
     loaded: dict[str, tuple[str, nn.Module]] = {}
     for spec in specs:
+        if specs.count(spec) > 1:
+            raise invalid("--model", spec, "each model once")
         model = load(spec)
         name = model_name(model) if model_name(model) not in loaded else spec
-        if name in loaded:
-            raise invalid("--model", spec, "each model once")
         loaded[name] = (spec, model)
     floats = [name for name, (_, model) in loaded.items() if not is_compressed(model)]
     wanted = _wanted(schemes, len(floats) == len(loaded))

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from robustlab.compress.fold import fold_batch_norms
-from robustlab.compress.layers import CompressedConv2d, CompressedLayer, CompressedLinear
+from robustlab.compress.layers import CompressedConv2d, CompressedLayer, CompressedLinear, numeric_padding
 from robustlab.compress.observers import OBSERVERS, RangeObserver
 from robustlab.compress.quantizers import ActivationQuantizer
 from robustlab.compress.structure import Layer, replace, shared_names, trace
 from robustlab.core.errors import ArgumentError, check_choice, check_images, check_int, invalid
 from robustlab.core.frozen import frozen
+from robustlab.core.keys import sample_keys, uniform
 from robustlab.core.progress import Progress, SilentProgress
 from robustlab.models import ModelInfo, info_of, set_info
 
@@ -44,7 +45,7 @@ def compress(
     keep_float: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> nn.Module:
-    """A compressed, calibrated copy of `model`; `model` itself is untouched.
+    """A compressed, calibrated copy of `model`, named like it with the scheme; `model` itself is untouched.
 
     weights, activations: bits, 2 to 8 each, or both 1 with ``algorithm="binary"``.
     calibration: float32 images (N, 3, H, W) in [0, 1], or an iterable of such batches; no labels.
@@ -65,8 +66,8 @@ def compress(
     if first_last_bits is not None:
         check_int("first_last_bits", first_last_bits, 2, 8)
     batches = _batches(calibration)
-    result = copy.deepcopy(model).eval()
-    probe = batches[0][:2]
+    result = _copy(model)
+    probe = _probe(result, batches[0])
     schemes, left = _schemes(result, probe, (weights, activations), first_last_bits, layers or {}, keep_float)
     binary = {name for name, bits in schemes.items() if bits == (1, 1)}
     fold_batch_norms(result, probe, skip=binary)
@@ -85,7 +86,7 @@ def compress(
     if left:
         _log.info("left in float: %s", ", ".join(left))
     calibrate(result, batches, rule, only=schemes, progress=progress)
-    return set_info(result, _info(model, probe, left))
+    return set_info(result, _info(model, probe, left, f"w{weights}a{activations}"))
 
 
 def calibrate(
@@ -118,8 +119,10 @@ def calibrate(
                 progress.advance()
         for name, quantizer in quantizers.items():
             assert quantizer.observer is not None
-            if not (quantizer.observer.low > -torch.inf and quantizer.observer.high < torch.inf):
-                raise invalid(f"activations of layer {name}", "NaN or infinity, or never computed", "finite numbers")
+            if not quantizer.observer.finite:
+                raise invalid(f"activations of layer {name}", "a tensor with NaN or infinity", "finite numbers")
+            if quantizer.observer.low > quantizer.observer.high:
+                raise invalid(f"layer {name}", "a layer that calibration never ran", "layers that run on all images")
             quantizer.set_grid(*quantizer.observer.grid())
     finally:
         for quantizer in quantizers.values():
@@ -142,10 +145,32 @@ def _batches(calibration: Iterable[Tensor] | Tensor) -> list[Tensor]:
     batches = [calibration] if isinstance(calibration, Tensor) else list(calibration)
     for index, batch in enumerate(batches):
         check_images(batch, f"calibration batch {index}")
+        if batch.shape[1] != 3:
+            raise invalid(f"calibration batch {index}", f"images of {batch.shape[1]} channels", "images of 3 channels")
     batches = [batch for batch in batches if len(batch)]
     if not batches:
         raise invalid("calibration", "no images", "at least one image")
     return batches
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model).eval()
+    except RuntimeError as error:  # tensors that are computed from others, as hooks of old weight norms do
+        raise invalid("model", type(model).__name__, f"a model that can be copied ({error})") from error
+
+
+def _probe(model: nn.Module, images: Tensor) -> Tensor:
+    """Two calibration images and two of noise: where a dark image is blind to a difference, noise is not."""
+    noise = uniform(sample_keys(0, "compress", range(2)), images.shape[1:])
+    probe = torch.cat([images[:2], noise.to(images)])
+    try:
+        with frozen(model), torch.no_grad():
+            model(probe)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise invalid("calibration", f"images {tuple(images.shape)}", f"images the model takes ({reason})") from error
+    return probe
 
 
 def _schemes(
@@ -160,6 +185,7 @@ def _schemes(
     order = trace(model, probe).order
     shared = shared_names(model)
     able = [name for name in order if name not in shared and _is_swappable(model.get_submodule(name))]
+    ends = (order[0], order[-1]) if order else ()
     if not able:
         raise invalid("model", type(model).__name__, "a model with nn.Conv2d or nn.Linear layers")
     for pattern in (*layers, *keep_float):
@@ -172,7 +198,7 @@ def _schemes(
     schemes: dict[str, tuple[int, int]] = {}
     for name in able:
         bits = default
-        if first_last_bits is not None and name in (able[0], able[-1]):
+        if first_last_bits is not None and name in ends:
             bits = (first_last_bits, first_last_bits)
         for pattern, chosen in layers.items():
             if fnmatch.fnmatchcase(name, pattern):
@@ -181,24 +207,28 @@ def _schemes(
             schemes[name] = bits
     if not schemes:
         raise ArgumentError(f"keep_float is {list(keep_float)}; allowed: patterns that leave a layer to compress")
-    weighted = (name for name, module in model.named_modules() if _has_weight(module))
+    weighted = (name for name, module in model.named_modules() if _holds_matrices(module))
     return schemes, tuple(name for name in weighted if name not in schemes)
 
 
 def _is_swappable(module: nn.Module) -> bool:
     if type(module) is nn.Conv2d:
-        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return type(module) is nn.Linear
+        if module.padding_mode != "zeros" or numeric_padding(module) is None:
+            return False
+    elif type(module) is not nn.Linear:
+        return False
+    return module.get_parameter("weight").dtype == torch.float32
 
 
-def _has_weight(module: nn.Module) -> bool:
-    own = dict(module.named_parameters(recurse=False))
-    return ("weight" in own and own["weight"].ndim >= 2) or isinstance(module, Layer)
+def _holds_matrices(module: nn.Module) -> bool:
+    """Whether a module owns weights that could have been compressed: more than a vector, in float."""
+    if isinstance(module, CompressedLayer):
+        return False
+    own = [p for p in module.parameters(recurse=False) if p.is_floating_point()]
+    return isinstance(module, Layer) or any(p.numel() > max(p.shape, default=1) for p in own)
 
 
-def _info(model: nn.Module, probe: Tensor, left: tuple[str, ...]) -> ModelInfo:
-    known = info_of(model)
+def _info(model: nn.Module, probe: Tensor, left: tuple[str, ...], scheme: str) -> ModelInfo:
+    known = info_of(model) or ModelInfo(type(model).__name__, f"custom:{type(model).__qualname__}")
     size = (int(probe.shape[2]), int(probe.shape[3]))
-    if known is None:
-        return ModelInfo(type(model).__name__, f"custom:{type(model).__qualname__}", input_size=size, left_float=left)
-    return with_fields(known, input_size=size, left_float=left)
+    return with_fields(known, name=f"{known.name}-{scheme}", input_size=size, left_float=left)

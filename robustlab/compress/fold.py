@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,34 +16,68 @@ _TOLERANCE = 1e-3
 def fold_batch_norms(model: nn.Module, images: Tensor, skip: Collection[str] = ()) -> tuple[str, ...]:
     """Fold, in place, every evaluation-mode batch norm that directly follows a convolution or linear layer.
 
-    Layers named in `skip` keep theirs. Each fold is checked by running `images`: where the logits move by more than
-    1e-3 of their range the layer's output has another reader as well, and the fold is undone. Returns the folded names.
+    Layers named in `skip` keep theirs, and so do subclasses, parametrized and shared layers. Each fold is checked by
+    running `images`: where the outputs move by more than 1e-3 of their range the layer's output has another reader as
+    well, and the fold is undone. Returns the names of the folded norms.
     """
-    with frozen(model), torch.no_grad():
-        reference = model(images)
-    tolerance = _TOLERANCE * float(reference.abs().max().clamp(min=1e-6))
     seen = trace(model, images)
+    reference = _tensors(seen.output)
+
+    def same() -> bool:
+        with frozen(model), torch.no_grad():
+            found = _tensors(model(images))
+        return len(found) == len(reference) and all(_close(a, b) for a, b in zip(found, reference, strict=True))
+
     candidates = [
         (layer, norm)
         for layer, norm in seen.pairs
-        if layer not in skip and seen.calls[layer] == 1 and seen.calls[norm] == 1
+        if layer not in skip
+        and seen.calls[layer] == 1
+        and seen.calls[norm] == 1
+        and _can_fold(model.get_submodule(layer), model.get_submodule(norm))
     ]
     undo = [_fold(model, layer, norm) for layer, norm in candidates]
-    with frozen(model), torch.no_grad():
-        if bool(((model(images) - reference).abs() <= tolerance).all()):
-            return tuple(norm for _, norm in candidates)
+    if same():
+        return tuple(norm for _, norm in candidates)
     for action in reversed(undo):
         action()
     kept = []
     for layer, norm in candidates:
         restore = _fold(model, layer, norm)
-        with frozen(model), torch.no_grad():
-            same = bool(((model(images) - reference).abs() <= tolerance).all())
-        if same:
+        if same():
             kept.append(norm)
         else:
             restore()
     return tuple(kept)
+
+
+def _tensors(output: object) -> list[Tensor]:
+    """The tensors in what a model returns: logits, or the lists and dicts of a detector."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        return [tensor for item in output for tensor in _tensors(item)]
+    return []
+
+
+def _close(found: Tensor, reference: Tensor) -> bool:
+    if found.shape != reference.shape:
+        return False
+    if not reference.numel():
+        return True
+    tolerance = _TOLERANCE * float(reference.abs().max().clamp(min=1e-6))
+    return bool(((found - reference).abs() <= tolerance).all())
+
+
+def _can_fold(layer: nn.Module, norm: nn.Module) -> bool:
+    plain = type(layer) in (nn.Conv2d, nn.Linear) and type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d)
+    if not plain or (isinstance(layer, nn.Linear) and type(norm) is nn.BatchNorm2d):
+        return False
+    weight = layer.get_parameter("weight")
+    assert isinstance(norm, BatchNorm)
+    return norm.running_mean is not None and norm.num_features == len(weight) and weight.dtype == torch.float32
 
 
 class _Restore:

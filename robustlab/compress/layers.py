@@ -9,6 +9,19 @@ from torch import Tensor, nn
 from robustlab.compress.quantizers import ActivationBinarizer, ActivationQuantizer, WeightBinarizer, WeightQuantizer
 
 
+def numeric_padding(layer: nn.Conv2d) -> tuple[int, int] | None:
+    """Padding of a convolution as (vertical, horizontal), also where it says ``valid`` or ``same``.
+
+    None where ``same`` would pad one side more than the other.
+    """
+    if not isinstance(layer.padding, str):
+        return layer.padding[0], layer.padding[1]
+    if layer.padding == "valid":
+        return 0, 0
+    total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return None if any(t % 2 for t in total) else (total[0] // 2, total[1] // 2)
+
+
 class CompressedLayer(nn.Module):
     """What both kinds share: the float weight that is trained, the bias, and the two quantizers.
 
@@ -54,8 +67,9 @@ class CompressedConv2d(CompressedLayer):
     def __init__(self, layer: nn.Conv2d, weight_bits: int, activation_bits: int, rule: str) -> None:
         super().__init__(layer.weight, layer.bias, weight_bits, activation_bits, rule)
         self.stride: tuple[int, int] = (layer.stride[0], layer.stride[1])
-        assert not isinstance(layer.padding, str)
-        self.padding: tuple[int, int] = (layer.padding[0], layer.padding[1])
+        padding = numeric_padding(layer)
+        assert padding is not None, "checked before the layer is swapped"
+        self.padding: tuple[int, int] = padding
         self.dilation: tuple[int, int] = (layer.dilation[0], layer.dilation[1])
         self.groups = layer.groups
 

@@ -55,6 +55,7 @@ class RangeObserver:
         self.bits = bits
         self.low = float("inf")
         self.high = float("-inf")
+        self.finite = True
         self._stride = 1
         self._sample = torch.empty(0)
 
@@ -63,8 +64,11 @@ class RangeObserver:
         if not x.numel():
             return
         values = x.detach().float()
-        low, high = torch.aminmax(values)
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+        low, high = (float(v) for v in torch.aminmax(values))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            self.finite = False
+            return
+        self.low, self.high = min(self.low, low), max(self.high, high)
         if self.rule == "minmax":
             return
         flat = values.flatten()

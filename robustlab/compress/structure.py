@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from robustlab.compress.layers import CompressedLayer
 from robustlab.core.frozen import frozen
 
 Layer = nn.Conv2d | nn.Linear
@@ -16,16 +16,15 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 @dataclass(frozen=True)
 class Trace:
-    """Layers in the order they first ran, how often each ran, and (layer, batch norm) pairs that ran back to back."""
+    """Layers in the order they first ran, how often each ran, and (layer, batch norm) pairs that ran back to back.
+
+    Layers are convolutions and linear layers, compressed ones included. `output` is what the model returned.
+    """
 
     order: tuple[str, ...]
     calls: dict[str, int]
     pairs: tuple[tuple[str, str], ...]
-
-
-def unique_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) with every module once, under its first name."""
-    yield from model.named_modules()
+    output: object
 
 
 def shared_names(model: nn.Module) -> set[str]:
@@ -45,11 +44,11 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
 def trace(model: nn.Module, images: Tensor) -> Trace:
     """Run `model` on `images` once, leaving it as it was, and note what ran.
 
-    A batch norm follows a layer when the tensor it gets is the very tensor the layer returned.
+    A batch norm follows a layer when the tensor it gets is the very tensor the layer returned, not written to since.
     """
     order: list[str] = []
     calls: dict[str, int] = {}
-    made_by: dict[int, str] = {}
+    made_by: dict[int, tuple[str, int]] = {}
     keep: list[Tensor] = []
     pairs: list[tuple[str, str]] = []
     handles = []
@@ -59,7 +58,7 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
             calls[name] = calls.get(name, 0) + 1
             if calls[name] == 1:
                 order.append(name)
-            made_by[id(output)] = name
+            made_by[id(output)] = (name, output._version)
             keep.append(output)  # an id stays unique only while the tensor lives
 
         handles.append(model.get_submodule(name).register_forward_hook(hook))
@@ -67,20 +66,21 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
     def on_norm(name: str) -> None:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
             calls[name] = calls.get(name, 0) + 1
-            if id(inputs[0]) in made_by:
-                pairs.append((made_by[id(inputs[0])], name))
+            layer, version = made_by.get(id(inputs[0]), ("", -1))
+            if inputs[0]._version == version:
+                pairs.append((layer, name))
 
         handles.append(model.get_submodule(name).register_forward_hook(hook))
 
-    for name, module in unique_modules(model):
-        if isinstance(module, Layer):
+    for name, module in model.named_modules():
+        if isinstance(module, (Layer, CompressedLayer)):
             on_layer(name)
         elif isinstance(module, BatchNorm):
             on_norm(name)
     try:
         with frozen(model), torch.no_grad():
-            model(images)
+            output = model(images)
     finally:
         for handle in handles:
             handle.remove()
-    return Trace(tuple(order), calls, tuple(pairs))
+    return Trace(tuple(order), calls, tuple(pairs), output)

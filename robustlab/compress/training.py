@@ -23,6 +23,7 @@ from robustlab.compress.layers import CompressedLayer
 from robustlab.core.errors import (
     RobustlabError,
     check_choice,
+    check_images,
     check_int,
     check_labels,
     check_number,
@@ -68,7 +69,7 @@ class TrainConfig:
         check_number("distillation", self.distillation, 0.0, 1.0)
         check_number("temperature", self.temperature, 0.0, open_low=True)
         check_choice("precision", self.precision, ("float32", "bfloat16"))
-        check_int("seed", self.seed, 0)
+        check_int("seed", self.seed, 0, 2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -96,64 +97,98 @@ def fit(
 
     images: uint8 (N, 3, H, W), or float32 in [0, 1]; labels: int64 (N,).
     augment(batch, generator) and perturb(model, batch, labels, generator) map float32 batches to the same shape; the
-    second is adversarial training when it attacks (Madry et al. 2018). `teacher` is
-    imitated with the weight `config.distillation`. With `checkpoint` the state is saved there after
-    every epoch, and a run that finds a checkpoint of the same start (model, images, labels, configuration) goes on
-    from it.
-    Raises `ArgumentError` for bad shapes, and `RobustlabError` when the loss is no longer finite.
+    second is adversarial training when it attacks (Madry et al. 2018). `teacher` is imitated with the weight
+    `config.distillation`. With `checkpoint` the state is saved there after every epoch, and a run that finds a
+    checkpoint of the same start (model, images, labels, configuration) goes on from it.
+    Raises `ArgumentError` for bad shapes, ranges and labels, and `RobustlabError` when the loss is no longer finite.
     """
     if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32) or not len(images):
         raise invalid("images", f"{images.dtype} of shape {tuple(images.shape)}", "uint8 or float32 (N, 3, H, W)")
-    check_labels(labels, len(images))
+    if images.dtype == torch.float32:
+        check_images(images)
+    _check_classes(model, images, labels)
     if (teacher is None) != (config.distillation == 0):
         raise invalid("distillation", config.distillation, "a weight in (0, 1] with a teacher, 0 without one")
     progress = progress or SilentProgress()
     optimizer = _optimizer(model, config)
-    steps = math.ceil(len(images) / config.batch_size)
+    # A batch of one has no batch statistics: a last image that would be alone sits this epoch out.
+    alone = len(images) > config.batch_size and len(images) % config.batch_size == 1
+    steps = math.ceil(len(images) / config.batch_size) - alone
     records: list[EpochRecord] = []
     start = _digest(model, images, labels) if checkpoint is not None else ""
     if checkpoint is not None and checkpoint.is_file():
         records = _restore(checkpoint, model, optimizer, config, start)
     modes = [(module, module.training) for module in model.modules()]
-    model.train()
     progress.start("train", (config.epochs - len(records)) * steps)
-    for epoch in range(len(records), config.epochs):
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(images), generator=generator)
-        total, right = 0.0, 0
-        for step in range(steps):
-            rate = _rate(config, (epoch * steps + step) / steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
-            batch, target = _to_float(images[chosen]), labels[chosen]
-            if augment is not None:
-                batch = augment(batch, generator)
-            if perturb is not None:
-                batch = perturb(model, batch, target, generator)
-            with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-                logits = model(batch).float()
-            loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
-            if teacher is not None:
-                loss = (1 - config.distillation) * loss + config.distillation * _imitation(
-                    logits, teacher, batch, config
+    try:
+        model.train()
+        for epoch in range(len(records), config.epochs):
+            # Layers such as dropout draw from torch's global generator: every epoch has its own, and it is put back.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed * 1_000_003 + epoch)
+                records.append(
+                    _epoch(model, images, labels, config, optimizer, epoch, steps, augment, perturb, teacher, progress)
                 )
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise RobustlabError(f"loss is {value} in epoch {epoch + 1}; allowed: finite; lower learning_rate")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total += value * len(batch)
-            right += int((logits.argmax(1) == target).sum())
-            progress.advance(1, f"epoch {epoch + 1}/{config.epochs} loss {value:.3f}")
-        records.append(EpochRecord(epoch + 1, total / len(images), right / len(images)))
-        if checkpoint is not None:
-            _save(checkpoint, model, optimizer, config, records, start)
-    progress.finish()
-    for module, training in modes:
-        module.training = training
+            if checkpoint is not None:
+                _save(checkpoint, model, optimizer, config, records, start)
+    finally:
+        progress.finish()
+        for module, training in modes:
+            module.training = training
     return records
+
+
+def _epoch(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    steps: int,
+    augment: Augment | None,
+    perturb: Perturb | None,
+    teacher: nn.Module | None,
+    progress: Progress,
+) -> EpochRecord:
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+    order = torch.randperm(len(images), generator=generator)
+    total, right, seen = 0.0, 0, 0
+    for step in range(steps):
+        rate = _rate(config, (epoch * steps + step) / steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
+        batch, target = _to_float(images[chosen]), labels[chosen]
+        if augment is not None:
+            batch = augment(batch, generator)
+        if perturb is not None:
+            batch = perturb(model, batch, target, generator)
+        with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+            logits = model(batch).float()
+        loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
+        if teacher is not None:
+            loss = (1 - config.distillation) * loss + config.distillation * _imitation(logits, teacher, batch, config)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RobustlabError(f"loss is {value} in epoch {epoch + 1}; allowed: finite; lower learning_rate")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += value * len(batch)
+        right += int((logits.argmax(1) == target).sum())
+        seen += len(batch)
+        progress.advance(1, f"epoch {epoch + 1}/{config.epochs} loss {value:.3f}")
+    return EpochRecord(epoch + 1, total / seen, right / seen)
+
+
+def _check_classes(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Labels must be classes of the model: one image tells how many it has."""
+    with frozen(model), torch.no_grad():
+        logits = model(_to_float(images[:1]))
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise invalid("model", type(model).__name__, "a model that returns logits (N, K)")
+    check_labels(labels, len(images), logits.shape[1])
 
 
 def qat(

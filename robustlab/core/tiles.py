@@ -40,6 +40,8 @@ def map_tiles(function: Callable[..., Tensor], *batches: Tensor, size: int) -> T
 class Tiled(nn.Module):
     """Wrap a model so that it is only called with batches of exactly `tile` samples.
 
+    The model is handed copies: whatever it does to its input, the caller's images stay as they are.
+
     Shape: images (N, 3, H, W), any N >= 1, -> logits (N, K).
     """
 
@@ -50,4 +52,9 @@ class Tiled(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of `images`, computed tile by tile."""
-        return map_tiles(self.model, images, size=self.tile)
+        return map_tiles(self._ask, images, size=self.tile)
+
+    def _ask(self, tile: Tensor) -> Tensor:
+        # A full tile is a view of the caller's images: a model that writes into its input gets a copy of its own.
+        logits: Tensor = self.model(tile.clone())
+        return logits

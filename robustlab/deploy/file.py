@@ -20,7 +20,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from robustlab.compress.freeze import FrozenLayer
-from robustlab.compress.layers import Affine, CompressedLayer
+from robustlab.compress.layers import Affine, CompressedLayer, numeric_padding
 from robustlab.compress.structure import BatchNorm, replace
 from robustlab.core.errors import ArgumentError, ModelFileError, RobustlabError, invalid
 from robustlab.core.frozen import frozen
@@ -29,11 +29,13 @@ from robustlab.deploy.inspection import update_digest
 from robustlab.deploy.packed import PackedLayer
 from robustlab.deploy.schema import SCHEMA, Layer, Metadata, describe_layer, parse_metadata
 from robustlab.kernels import from_planes, weight_planes
+from robustlab.kernels.layout import largest_code
 from robustlab.models import ModelInfo, build, info_of, set_info
 
 _FORMAT = "robustlab"
 _SELFTEST = "selftest.logits"
 _SELFTEST_TOLERANCE = 0.05
+_SELFTEST_PIXELS = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -101,22 +103,17 @@ def build_from_file(file: ModelFile, factory: Callable[[], nn.Module] | None = N
     """
     metadata, path = file.metadata, file.path
     try:
-        model = factory() if factory is not None else _architecture(file)
-        model = copy.deepcopy(model).eval() if factory is not None else model
-        remaining = {k: v for k, v in file.tensors.items() if k != _SELFTEST}
-        for name, layer in metadata.layers.items():
-            packed = _packed_layer(file, model, name, layer, remaining)
-            replace(model, name, packed)
-        for name in metadata.identity:
-            _replace_norm(path, model, name, nn.Identity())
-        for name in metadata.affine:
-            scale, shift = remaining.pop(f"{name}.scale", None), remaining.pop(f"{name}.shift", None)
-            if scale is None or shift is None or scale.ndim != 1 or scale.shape != shift.shape:
-                raise ModelFileError(f"model file {path}: affine {name} lacks its scale and shift of equal length")
-            _replace_norm(path, model, name, Affine(scale, shift).eval())
+        if factory is not None:
+            model = _filled(file, copy.deepcopy(factory()).eval())
+        else:
+            # Without memory first: a file that asks for a huge architecture it does not fill is refused for nothing.
+            with torch.device("meta"):
+                model = _architecture(file)
+            model = _filled(file, model)
+            if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+                model = _filled(file, _architecture(file))
     except ArgumentError as error:
         raise ModelFileError(f"model file {path}: {error}") from error
-    _load_remainder(path, model, remaining)
     for parameter in model.parameters():
         parameter.requires_grad_(not metadata.layers)
     info = ModelInfo(
@@ -130,6 +127,24 @@ def build_from_file(file: ModelFile, factory: Callable[[], nn.Module] | None = N
     )
     set_info(model, info)
     _selftest(file, model)
+    return model
+
+
+def _filled(file: ModelFile, model: nn.Module) -> nn.Module:
+    """Put the packed layers, stored norms and float tensors of a file into its architecture, checking each."""
+    metadata, path = file.metadata, file.path
+    remaining = {k: v for k, v in file.tensors.items() if k != _SELFTEST}
+    for name, layer in metadata.layers.items():
+        packed = _packed_layer(file, model, name, layer, remaining)
+        replace(model, name, packed)
+    for name in metadata.identity:
+        _replace_norm(path, model, name, nn.Identity())
+    for name in metadata.affine:
+        scale, shift = remaining.pop(f"{name}.scale", None), remaining.pop(f"{name}.shift", None)
+        if scale is None or shift is None or scale.ndim != 1 or scale.shape != shift.shape:
+            raise ModelFileError(f"model file {path}: affine {name} lacks its scale and shift of equal length")
+        _replace_norm(path, model, name, Affine(scale, shift).eval())
+    _load_remainder(path, model, remaining)
     return model
 
 
@@ -148,11 +163,14 @@ def _contents(model: nn.Module) -> tuple[Metadata, dict[str, Tensor]]:
             layers[name] = describe_layer(module.scheme, module.shape)
             inside.append(name + ".")
     tensors |= {name: value for name, value in model.state_dict().items() if not name.startswith(tuple(inside))}
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise invalid(f"tensor {name} of the model", "NaN or infinity", "finite numbers")
     info = info_of(model)
     if info is None:
         info = ModelInfo(type(model).__name__, f"custom:{type(model).__qualname__}")
     selftest = None
-    if info.input_size is not None:
+    if info.input_size is not None and info.input_size[0] * info.input_size[1] <= _SELFTEST_PIXELS:
         logits = _selftest_logits(model, info.input_size)
         tensors[_SELFTEST] = logits
         selftest = _tensor_digest(logits)
@@ -208,8 +226,8 @@ def _packed_layer(
     if isinstance(original, nn.Conv2d):
         expected = tuple(original.weight.shape)
         g = scheme.geometry
-        found = (g.stride, g.padding, g.dilation, g.groups) if g else None
-        wanted = (original.stride, original.padding, original.dilation, original.groups)
+        found = (g.stride, g.padding, g.dilation, g.groups, g.padding_value) if g else None
+        wanted = (original.stride, numeric_padding(original), original.dilation, original.groups, "zero")
         if found != wanted:
             raise ModelFileError(f"{where} has geometry {found}; allowed: {wanted}")
     elif isinstance(original, nn.Linear) and scheme.geometry is None:
@@ -220,6 +238,9 @@ def _packed_layer(
         raise ModelFileError(f"{where} has shape {shape}; allowed: {expected}")
     if (scheme.weight_bits == 1) != (scheme.activation is None):
         raise ModelFileError(f"{where} mixes one-bit and multi-bit operands; allowed: both or neither")
+    largest = 1 if scheme.activation is None else scheme.activation.largest
+    if layer.shape[1] * layer.shape[2] * layer.shape[3] * largest * largest_code(scheme.weight_bits) >= 1 << 31:
+        raise ModelFileError(f"{where} of shape {shape} can overflow its 32-bit sums; allowed: smaller layers")
     planes, scale = remaining.pop(f"{name}.planes", None), remaining.pop(f"{name}.scale", None)
     bias = remaining.pop(f"{name}.bias", None)
     if planes is None or scale is None:
@@ -266,7 +287,7 @@ def _load_remainder(path: Path, model: nn.Module, remaining: Mapping[str, Tensor
             raise ModelFileError(f"model file {path}: tensor {name} is {found}; allowed: {right}")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ModelFileError(f"model file {path}: tensor {name} holds NaN or infinity; allowed: finite numbers")
-    model.load_state_dict(dict(remaining), strict=False)
+    model.load_state_dict({name: value.clone() for name, value in remaining.items()}, strict=False, assign=True)
 
 
 def _selftest_logits(model: nn.Module, size: tuple[int, int]) -> Tensor:
@@ -281,14 +302,18 @@ def _selftest_logits(model: nn.Module, size: tuple[int, int]) -> Tensor:
 def _selftest(file: ModelFile, model: nn.Module) -> None:
     """Same input, same output. Last bits of float layers depend on the machine, so a digest miss is judged by size."""
     size = file.metadata.input_size
-    if file.metadata.selftest is None or size is None:
+    if (file.metadata.selftest is None) != (_SELFTEST not in file.tensors):
+        raise ModelFileError(f"model file {file.path} has half a self-test; allowed: digest and output, or neither")
+    if file.metadata.selftest is None:
         return
+    if size is None or size[0] * size[1] > _SELFTEST_PIXELS:
+        raise ModelFileError(f"model file {file.path}: self-test of size {size}; allowed: {_SELFTEST_PIXELS} pixels")
     stored = file.tensors.get(_SELFTEST)
     if stored is None or _tensor_digest(stored) != file.metadata.selftest:
         raise ModelFileError(f"model file {file.path}: its self-test output is missing or does not fit its digest")
     try:
         logits = _selftest_logits(model, (size[0], size[1]))
-    except (ArgumentError, RuntimeError) as error:
+    except (ArgumentError, RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise ModelFileError(f"model file {file.path} fails its self-test: {error}") from error
     if _tensor_digest(logits) == file.metadata.selftest:
         return

@@ -94,14 +94,26 @@ def update_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     digest.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")
 
 
-def fingerprint(model: nn.Module) -> str:
-    """sha256 (hex) over every named tensor, class name and extra_repr of a model, and its gradient.
+def _plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
-    Two models with the same fingerprint give the same results, unless a module hides state in plain attributes.
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 (hex) over every named tensor, class name, extra_repr and plain attribute of a model, and its gradient.
+
+    Plain attributes are public numbers, strings and lists of them, such as the heads of an attention layer. Two models
+    with the same fingerprint give the same results, unless a module hides state elsewhere.
     """
     digest = hashlib.sha256(gradient_kind(model).encode())
     for name, module in model.named_modules():
         digest.update(f"{name}|{type(module).__qualname__}|{module.extra_repr()}|".encode())
+        if isinstance(module, PackedLayer):
+            digest.update(repr(module.surrogate).encode())
+        for key, value in sorted(vars(module).items()):
+            if key != "training" and not key.startswith("_") and _plain(value):
+                digest.update(f"{key}={value!r}|".encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         update_digest(digest, name, tensor)
     return digest.hexdigest()
@@ -129,14 +141,15 @@ def _packed_weight_bytes(layer: PackedLayer) -> int:
 def layer_costs(model: nn.Module, images: Tensor) -> list[LayerCost]:
     """Costs of every convolution and linear layer, in the order they run, per image of `images` (N, 3, H, W).
 
-    A layer that runs twice counts twice. Other operations (pooling, additions, norms) are not counted.
+    A layer that runs twice counts twice. Other operations (pooling, additions, norms, attention products) and weights
+    that no convolution or linear layer owns are not counted.
     """
     costs: list[LayerCost] = []
     handles = []
 
     def watch(name: str, module: nn.Module) -> None:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            costs.append(_cost(name, module, output.numel() // max(1, len(output))))
+            costs.append(_cost(name, module, output.numel() // max(1, len(images))))
 
         handles.append(module.register_forward_hook(hook))
 

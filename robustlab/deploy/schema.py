@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustlab.compress.freeze import LayerScheme
-from robustlab.core.errors import ArgumentError, ModelFileError
+from robustlab.core.errors import ArgumentError, ModelFileError, invalid
 from robustlab.kernels import ActivationSpec, ConvGeometry
 
 SCHEMA = 1
@@ -16,6 +16,7 @@ _MAX_JSON = 1 << 22
 
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 Offset = Annotated[int, Field(ge=0, le=1 << 20)]
+Pixels = Annotated[int, Field(ge=1, le=1 << 14)]
 
 
 class _Strict(BaseModel):
@@ -71,7 +72,7 @@ class Metadata(_Strict):
     architecture: Annotated[str, Field(min_length=1, max_length=200)]
     arguments: dict[str, Any]
     class_names: list[str] | None
-    input_size: Annotated[list[Size], Field(min_length=2, max_length=2)] | None
+    input_size: Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None
     provenance: dict[str, Any]
     left_float: list[str]
     layers: dict[str, Layer]
@@ -105,11 +106,25 @@ def describe_layer(scheme: LayerScheme, shape: tuple[int, int, int, int]) -> Lay
     )
 
 
+def _refuse_duplicates(text: str) -> None:
+    """A key that appears twice could mean one thing to the hash's maker and another to the reader."""
+
+    def check(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        names = [name for name, _ in pairs]
+        for name in names:
+            if names.count(name) > 1:
+                raise invalid("metadata", f"the key {name} twice", "each key once")
+        return dict(pairs)
+
+    json.loads(text, object_pairs_hook=check)
+
+
 def parse_metadata(path: object, text: str) -> Metadata:
     """Validate the JSON text of the file `path`. Raises `ModelFileError` that names the first field at fault."""
     if len(text) > _MAX_JSON:
         raise ModelFileError(f"model file {path} has {len(text)} characters of metadata; allowed: {_MAX_JSON}")
     try:
+        _refuse_duplicates(text)
         metadata = Metadata.model_validate_json(text)
         for layer in metadata.layers.values():
             layer.scheme()
@@ -117,6 +132,6 @@ def parse_metadata(path: object, text: str) -> Metadata:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "metadata"
         raise ModelFileError(f"model file {path}: {field}: {first['msg']}") from error
-    except (ArgumentError, RecursionError) as error:
+    except (ArgumentError, RecursionError, json.JSONDecodeError) as error:
         raise ModelFileError(f"model file {path}: {error}") from error
     return metadata

@@ -43,10 +43,14 @@ class StraightThrough:
     """
 
     sign: str = "approx"
-    name: str = "ste"
 
     def __post_init__(self) -> None:
         check_choice("sign", self.sign, SIGN_SURROGATES)
+
+    @property
+    def name(self) -> str:
+        """``ste``, with the rule of the sign where it is not the default."""
+        return "ste" if self.sign == "approx" else f"ste-{self.sign}"
 
     def quantizer_derivative(self, x: Tensor, activation: ActivationSpec) -> Tensor:
         """See `Surrogate.quantizer_derivative`."""

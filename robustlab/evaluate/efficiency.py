@@ -138,7 +138,7 @@ def peak_memory(model: nn.Module, images: Tensor) -> int:
 
 def measure(name: str, model: nn.Module, images: Tensor, device: str) -> EfficiencyRow:
     """Measure one model; `images` (tile, 3, H, W) is a tile of the data on the device."""
-    one = images[:1].clone()
+    images, one = images.clone(), images[:1].clone()  # A model that writes into them leaves the caller's alone.
     with frozen(model), torch.no_grad():
         latency = 1000 * time_runs(lambda: model(one), LATENCY_RUNS, LATENCY_SECONDS, device)
         batch = time_runs(lambda: model(images), THROUGHPUT_RUNS, THROUGHPUT_SECONDS, device)

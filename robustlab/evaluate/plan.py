@@ -8,17 +8,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from robustlab.core import DataError, Tiled, frozen
+from robustlab.core import DataError
 from robustlab.core.errors import check_choice, check_images, check_int, check_labels, invalid
 from robustlab.core.tiles import tiles
 from robustlab.datasets import Dataset, load_dataset
-from robustlab.deploy import class_names, fingerprint, gradient_kind, load, model_name, scheme
+from robustlab.deploy import fingerprint, gradient_kind, load, model_name, scheme
 from robustlab.evaluate.conditions import Condition
 from robustlab.evaluate.environment import torch_minor
+from robustlab.evaluate.probe import check_answers, check_parameters, has_gradient
 from robustlab.evaluate.store import SCHEMA, digest
 from robustlab.evaluate.suites import Suite, load_suite
 
@@ -147,7 +149,21 @@ def _check_data(data: object) -> Dataset:
     missing = [name for name in members if not hasattr(data, name)]
     if missing:
         raise invalid("data", data, f"the name of a data set, or an object with {', '.join(missing)}")
-    return data  # type: ignore[return-value]
+    dataset = cast(Dataset, data)
+    for member in ("name", "fingerprint"):
+        value = getattr(dataset, member)
+        if not isinstance(value, str) or not value:
+            raise invalid(f"{member} of the data set", value, "a string that is not empty")
+    names, size = dataset.class_names, dataset.image_size
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+        raise invalid(f"class_names of {dataset.name}", names, "a tuple of at least one string")
+    if (
+        not isinstance(size, (list, tuple))
+        or len(size) != 2
+        or not all(type(side) is int and side > 0 for side in size)
+    ):
+        raise invalid(f"image_size of {dataset.name}", size, "a pair (height, width) of whole numbers >= 1")
+    return dataset
 
 
 def _named_models(models: object) -> list[tuple[str | None, Model]]:
@@ -181,44 +197,28 @@ def _place(model: nn.Module, device: str) -> nn.Module:
     return model if all(t.device.type == device for t in tensors) else copy.deepcopy(model).to(device)
 
 
-def _check_subject(name: str, model: nn.Module, images: Tensor, data: Dataset, tile: int) -> None:
-    """One tile through the model: it must take these images, and tell at least the classes of the data set."""
-    argument = f"model {name}"
-    shape = "x".join(str(size) for size in images.shape[1:])
-    try:
-        with frozen(model), torch.no_grad():
-            logits = Tiled(model, tile)(images)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise invalid(argument, reason, f"a model of {shape} images as in {data.name}") from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise invalid(argument, f"output {found}", f"logits ({len(images)}, classes)")
-    if not logits.is_floating_point() or logits.shape[1] < len(data.class_names):
-        found = f"{logits.shape[1]} logits of {logits.dtype}"
-        raise invalid(argument, found, f"float logits for the {len(data.class_names)} classes of {data.name}")
-    names = class_names(model)
-    if names is not None and tuple(names) != tuple(data.class_names):
-        odd = next((n for n in names if n not in data.class_names), "in another order")
-        raise invalid(argument, f"made for other classes ({odd})", f"models of the classes of {data.name}")
-
-
-def _subjects(models: object, images: Tensor, data: Dataset, tile: int, device: str) -> tuple[Subject, ...]:
+def _subjects(
+    models: object, images: Tensor, data: Dataset, tile: int, device: str, *, gradients: bool
+) -> tuple[Subject, ...]:
+    """The models, each checked on one tile of images; with `gradients`, a model without one has the gradient "none"."""
+    images = images.to(device)
     subjects: list[Subject] = []
     for given, model in _named_models(models):
         module = load(model) if isinstance(model, str) else model
         name = given or model_name(module)
         if name in [subject.name for subject in subjects]:
             raise invalid("models", name, "each name once; a dict of name -> model gives names")
+        check_parameters(name, module)
         placed = _place(module, device)
-        _check_subject(name, placed, images.to(device), data, tile)
+        check_answers(name, placed, images, data, tile)
+        differentiable = not gradients or has_gradient(name, placed, images, tile)
         subjects.append(
             Subject(
                 name=name,
                 source=model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}",
                 model=placed,
                 fingerprint=fingerprint(module),
-                gradient=gradient_kind(module),
+                gradient=gradient_kind(module) if differentiable else "none",
                 scheme=scheme(module),
             )
         )
@@ -259,5 +259,8 @@ def make_plan(
         raise DataError(f"data set {dataset.name} is empty; allowed: at least one image")
     count = count_images(limit, len(dataset))
     images, _ = read_batch(dataset, range(min(tile, count)))
-    subjects = _subjects(models, images, dataset, tile, device)
+    gradients = any(condition.needs_gradient for condition in chosen.conditions)
+    if gradients and len(dataset.class_names) < 2:
+        raise invalid("data", dataset.name, "a data set of at least 2 classes, since the suite has gradient attacks")
+    subjects = _subjects(models, images, dataset, tile, device, gradients=gradients)
     return Plan(subjects, dataset, chosen, limit, count, batch_size, tile, seed, device, folder)

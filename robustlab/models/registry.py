@@ -27,13 +27,14 @@ _ALLOWED: dict[str, frozenset[str]] = {
     "torchvision": frozenset({"classes", "mean", "std"}),
 }
 _LIMIT = 4096
+_LIMITS = {"blocks": 64, "steps": 64, "depth": 1024}
 
 
 def check_architecture(architecture: str, arguments: Mapping[str, object]) -> tuple[str, str]:
     """Split ``prefix:name`` and check both and the arguments.
 
     Allowed are ``robustlab:`` names of this module and ``torchvision:`` classification models; arguments are whole
-    numbers from 1 to 4096, numbers, or lists of up to 16 of either. Raises `ArgumentError`.
+    numbers from 1 to 4096 (64 for blocks and steps), numbers, or lists of up to 16 of either. Raises `ArgumentError`.
     """
     prefix, _, name = architecture.partition(":")
     check_choice("architecture prefix", prefix, ("robustlab", "torchvision"))
@@ -55,13 +56,14 @@ def _check_value(key: str, value: object) -> None:
     numbers = value if isinstance(value, (list, tuple)) else [value]
     if not 1 <= len(numbers) <= 16:
         raise invalid(key, value, "a list of 1 to 16 numbers")
+    limit = _LIMITS.get(key, _LIMIT)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise invalid(key, value, "a number or a list of numbers")
-        if isinstance(number, int) and not (key in ("mean", "std") or 1 <= number <= _LIMIT):
-            raise invalid(key, value, f"whole numbers from 1 to {_LIMIT}")
+        if isinstance(number, int) and not (key in ("mean", "std") or 1 <= number <= limit):
+            raise invalid(key, value, f"whole numbers from 1 to {limit}")
         if isinstance(number, float) and key not in ("mean", "std"):
-            raise invalid(key, value, f"whole numbers from 1 to {_LIMIT}")
+            raise invalid(key, value, f"whole numbers from 1 to {limit}")
 
 
 def build(architecture: str, arguments: Mapping[str, object] | None = None) -> nn.Module:

@@ -64,11 +64,12 @@ def write_report(results: object, path: str | os.PathLike[str], *, command: str 
     Raises `ArgumentError` where it cannot be written.
     """
     target = Path(path)
-    text = render(results, command=command)
+    # A path on a command line can hold bytes that are no text.
+    text = render(results, command=command).encode("utf-8", errors="backslashreplace")
     temporary: str | None = None
     try:
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
+            "wb", dir=target.parent, prefix=f".{target.name}.", delete=False
         ) as handle:
             temporary = handle.name
             handle.write(text)

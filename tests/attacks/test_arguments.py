@@ -162,3 +162,30 @@ def test_an_empty_batch(attack: Attack, tiled: bool) -> None:
     model = Tiled(linear(), 3) if tiled else linear()
     result = attack.run(model, IMAGES[:0], LABELS[:0])
     assert result.images.shape == (0, 3, 2, 2) and result.attacked.shape == (0,) and result.gradient_calls == 0
+
+
+class Writes(nn.Module):
+    """A linear model that changes its input first."""
+
+    def __init__(self, write: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.network, self.write = linear(), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.write(x)
+        logits: Tensor = self.network(x)
+        return logits
+
+
+@BOTH
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("write", [lambda x: x.sub_(0.1), lambda x: x[:, 0].mul_(2), lambda x: x.clamp_(0, 1)])
+def test_a_model_that_writes_into_its_input_is_refused(
+    attack: Attack, write: Callable[[Tensor], object], tiled: bool
+) -> None:
+    model: nn.Module = Tiled(Writes(write), 3) if tiled else Writes(write)
+    images = IMAGES.clone()
+    with pytest.raises(ArgumentError, match=r"^model is 'Writes'; allowed: .*unchanged") as raised:
+        attack(model, images, LABELS)
+    assert "\n" not in str(raised.value)
+    assert torch.equal(images, IMAGES)

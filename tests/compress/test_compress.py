@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import warnings
 
 import pytest
 import torch
@@ -275,3 +276,152 @@ def test_a_weight_that_is_nan_is_refused() -> None:
         model.get_submodule("stages.0.conv1").weight[0] = float("nan")  # type: ignore[index]
     with pytest.raises(ArgumentError, match=r"stages\.0\.conv1|NaN"):
         rl.compress(model, weights=8, activations=8, calibration=images(2))
+
+
+class InPlaceBetween(nn.Module):
+    """Convolution, ReLU that overwrites its output, batch norm: the norm gets the same object, not the same values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, bias=False)
+        self.relu = nn.ReLU(inplace=True)
+        self.bn = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.bn(self.relu(self.conv(x))).mean(dim=(2, 3)))
+        return logits
+
+
+def test_a_norm_behind_an_in_place_activation_is_not_folded_even_on_black_images() -> None:
+    model = moved(InPlaceBetween())
+    assert fold_batch_norms(copy.deepcopy(model), torch.zeros(2, 3, 32, 32)) == ()
+    small = rl.compress(model, weights=8, activations=8, calibration=torch.cat([torch.zeros(2, 3, 32, 32), images(8)]))
+    x = images(8, 3)
+    with torch.no_grad():
+        assert (small(x) - model(x)).abs().max() < 0.03 * model(x).abs().max()
+
+
+class Statistics(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 16, 16)
+        self.tokens = nn.Linear(12, 4)
+        self.norm = norm
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.norm, nn.BatchNorm2d):
+            return self.head(self.norm(self.conv(x)).mean(dim=(2, 3))[:, :4])  # type: ignore[no-any-return]
+        y = self.tokens(self.conv(x).flatten(2).transpose(1, 2))
+        return self.head(self.norm(y).mean(dim=1))  # type: ignore[no-any-return]
+
+
+def with_statistics(norm: nn.BatchNorm1d) -> nn.BatchNorm1d:
+    generator = torch.Generator().manual_seed(3)
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.running_mean.uniform_(-1, 1, generator=generator)
+    norm.running_var.uniform_(0.2, 3, generator=generator)
+    return norm
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(12, track_running_stats=False),
+        with_statistics(nn.BatchNorm1d(4)),  # over the four tokens, which are as many as the outputs
+    ],
+)
+def test_norms_that_cannot_be_folded_stay(norm: nn.Module) -> None:
+    model = Statistics(norm).eval()
+    small = rl.compress(model, weights=8, activations=8, calibration=images(8))
+    assert isinstance(small.get_submodule("norm"), (nn.BatchNorm1d, nn.BatchNorm2d))
+    with torch.no_grad():
+        assert (small(images(4)) - model(images(4))).abs().max() < 0.05 * model(images(4)).abs().max()
+
+
+def test_compressing_in_steps_keeps_what_is_done() -> None:
+    model = network()
+    first = rl.compress(model, weights=4, activations=4, calibration=images(4), keep_float=["stages.1.*"])
+    second = rl.compress(first, weights=3, activations=3, calibration=images(4))
+    info = info_of(second)
+    assert info is not None
+    assert info.left_float == ()
+    bits = {n: m.weight_bits for n, m in second.named_modules() if isinstance(m, CompressedLayer)}
+    assert bits.pop("stem") == bits.pop("head") == 8
+    assert {b for n, b in bits.items() if n.startswith("stages.0")} == {4}
+    assert {b for n, b in bits.items() if n.startswith("stages.1")} == {3}
+
+
+class Mixed(nn.Module):
+    """Weights that no convolution or linear module owns, and paddings by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = nn.Conv2d(3, 8, 3, padding="same")
+        self.valid = nn.Conv2d(8, 8, 3, padding="valid")
+        self.uneven = nn.Conv2d(8, 8, 4, padding="same")
+        self.kernel = nn.Parameter(torch.randn(8, 8, 3, 3, generator=torch.Generator().manual_seed(0)))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.conv2d(self.uneven(self.valid(self.same(x))), self.kernel, stride=8)
+        tokens = y.flatten(2).transpose(1, 2)
+        logits: Tensor = self.head(self.attention(tokens, tokens, tokens)[0].mean(dim=1))
+        return logits
+
+
+def test_every_matrix_that_stays_float_is_listed_and_paddings_by_name_are_understood() -> None:
+    model = Mixed().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's remark on 'same' with an even kernel
+        small = rl.compress(model, weights=8, activations=8, calibration=images(4))
+    info = info_of(small)
+    assert info is not None
+    assert set(info.left_float) == {"", "uneven", "attention", "attention.out_proj"}
+    assert info.name == "Mixed-w8a8"
+    with torch.no_grad():
+        x = images(4, 2)
+        assert torch.equal(rl.deploy(small)(x), freeze(small)(x))
+        assert (small(x) - model(x)).abs().max() < 0.05 * model(x).abs().max()
+
+
+class Logarithm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.log(self.conv(x)).mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("algorithm", ["minmax", "percentile", "mse"])
+def test_activations_that_are_not_finite_are_refused_by_layer(algorithm: str) -> None:
+    with pytest.raises(ArgumentError, match="activations of layer head"):
+        rl.compress(Logarithm(), weights=8, activations=8, calibration=images(4), algorithm=algorithm)
+
+
+def test_images_that_the_model_does_not_take_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="3 channels"):
+        rl.compress(network(), weights=8, activations=8, calibration=images(2)[:, :1])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
+    with pytest.raises(ArgumentError, match="images the model takes"):
+        rl.compress(model, weights=8, activations=8, calibration=images(2))
+
+
+def test_a_detector_like_output_is_fine() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: Tensor) -> dict[str, object]:
+            logits = self.body(x)
+            return {"scores": [logits, logits + 1], "count": 2}
+
+    small = rl.compress(Two(), weights=8, activations=8, calibration=images(4))
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in small.modules()) == 0
+    assert len(small(images(2))["scores"]) == 2

@@ -152,3 +152,35 @@ def test_a_teacher_is_imitated_and_left_alone() -> None:
         fit(student, images, labels, TrainConfig(1), teacher=teacher)
     with pytest.raises(ArgumentError, match="distillation"):
         fit(student, images, labels, config)
+
+
+def test_dropout_draws_are_seeded_and_a_last_lonely_image_does_no_harm() -> None:
+    images, labels = problem(33)
+    weights = []
+    before = torch.random.get_rng_state()
+    for _ in range(2):
+        model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(768, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        with torch.no_grad():
+            for index, parameter in enumerate(model.parameters()):
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)) * 0.1)
+        torch.rand(3)
+        fit(model.eval(), images, labels, TrainConfig(2, batch_size=16))
+        weights.append([p.detach().clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    torch.random.set_rng_state(before)
+
+
+def test_labels_and_ranges_are_checked_and_a_failure_restores_the_mode() -> None:
+    images, labels = problem(16)
+    with pytest.raises(ArgumentError, match="labels"):
+        fit(network(), images, labels + 1, TrainConfig(1))
+    with pytest.raises(ArgumentError, match="images"):
+        fit(network(), images.float(), labels, TrainConfig(1))
+
+    def failing(batch: Tensor, generator: torch.Generator) -> Tensor:
+        raise KeyboardInterrupt
+
+    model = network()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, images, labels, TrainConfig(1), augment=failing)
+    assert not any(module.training for module in model.modules())

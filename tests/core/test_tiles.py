@@ -50,3 +50,18 @@ def test_padding_repeats_the_last_row() -> None:
 def test_bad_tile(tile: object) -> None:
     with pytest.raises(ArgumentError, match="tile is"):
         Tiled(Recorder(), tile)  # type: ignore[arg-type]
+
+
+class Powers(nn.Module):
+    """Writes into what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.pow_(4).flatten(1)
+
+
+@pytest.mark.parametrize("count", [4, 8, 7])
+def test_a_model_cannot_change_the_images(count: int) -> None:
+    images = torch.rand(count, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    assert torch.equal(Tiled(Powers(), 4)(images), before.pow(4).flatten(1))
+    assert torch.equal(images, before)

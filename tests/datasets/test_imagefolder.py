@@ -144,3 +144,32 @@ def test_bad_image_size(tmp_path, size):
     save(tmp_path / "a" / "x.png")
     with pytest.raises(ArgumentError, match="image_size is"):
         ImageFolder(tmp_path, image_size=size)
+
+
+@pytest.mark.parametrize(("size", "middle"), [((60_000, 1), 30_000), ((1, 60_000), 30_000), ((4000, 20), 2000)])
+def test_a_very_long_image_is_cut_before_it_is_resized(tmp_path, size, middle):
+    """Resized whole, the first of these would be 13 million pixels wide."""
+    (tmp_path / "a").mkdir()
+    pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    around = slice(middle - 40, middle + 40)
+    pixels[:, around] = 200
+    if size[1] > size[0]:
+        pixels[around] = 200
+    Image.fromarray(pixels).save(tmp_path / "a" / "x.png")
+    images, _ = ImageFolder(tmp_path, image_size=224).batch([0])
+    assert torch.equal(images, torch.full((1, 3, 224, 224), 200 / 255))
+
+
+def test_a_very_long_image_is_cut_about_its_centre(tmp_path):
+    (tmp_path / "a").mkdir()
+    ramp = np.broadcast_to(np.arange(0, 200, dtype=np.uint8)[None, :, None], (10, 200, 3))
+    Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "a" / "x.png")
+    images, _ = ImageFolder(tmp_path, image_size=10).batch([0])
+    assert torch.equal((images[0, 0, 0] * 255).round().int(), torch.arange(95, 105, dtype=torch.int32))
+
+
+def test_too_many_pixels_are_refused_before_decoding(tmp_path, monkeypatch):
+    save(tmp_path / "a" / "x.png", size=(50, 40))
+    monkeypatch.setattr("robustlab.datasets.imagefolder.MAX_PIXELS", 1999)
+    with pytest.raises(DataError, match=r"x\.png is 50x40 pixels; allowed: images of at most 1999 pixels"):
+        ImageFolder(tmp_path, image_size=8).batch([0])

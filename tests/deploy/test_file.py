@@ -167,6 +167,14 @@ BAD = {
     "extra tensor": (_tensor("surprise", torch.ones(1)), "surprise"),
     "identity": (_set("identity", value=["head"]), "head"),
     "selftest": (_tensor("selftest.logits", torch.zeros(2, 5)), "self-test"),
+    "huge input": (_set("input_size", value=[1 << 20, 1 << 20]), "input_size"),
+    "large input": (_set("input_size", value=[1 << 14, 1 << 14]), "self-test"),
+    "huge architecture": (
+        _set("arguments", value={"classes": 5, "widths": [4096, 4096], "blocks": [64, 64]}),
+        "shape|geometry|lacks",
+    ),
+    "padding value": (_set("layers", LAYER, "geometry", "padding_value", value="one"), "geometry"),
+    "half a self-test": (_set("selftest", value=None), "self-test"),
     "swapped weights": (_tensor(f"{LAYER}.scale", torch.full((8,), 9.0)), "self-test"),
 }
 
@@ -215,6 +223,25 @@ def test_saving_refuses_what_cannot_be_saved(tmp_path: Path) -> None:
         rl.save(small, tmp_path / "m.safetensors")
     with pytest.raises(ArgumentError, match="existing folder"):
         rl.save(rl.deploy(small), tmp_path / "nowhere" / "m.safetensors")
+
+
+def test_a_key_that_appears_twice_is_refused(saved: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    with safe_open(saved[1], "pt") as file:
+        header = dict(file.metadata())
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    header["robustlab"] = header["robustlab"][:-1] + ',"name":"other"}'
+    header["sha256"] = _digest(header["robustlab"], tensors)
+    save_file(tensors, tmp_path / "twice.safetensors", header)
+    with pytest.raises(ModelFileError, match="twice"):
+        rl.load(tmp_path / "twice.safetensors")
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    model = Own()
+    model.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+    with pytest.raises(ArgumentError, match="mask"):
+        rl.save(rl.deploy(rl.compress(model, weights=8, activations=8, calibration=images(4))), tmp_path / "m.st")
+    assert not list(tmp_path.iterdir())
 
 
 def test_loading_refuses_unknown_names_and_pickles(tmp_path: Path) -> None:
