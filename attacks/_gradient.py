@@ -48,16 +48,16 @@ def in_tiles(model: nn.Module, function: Callable[..., tuple[Tensor, ...]], *bat
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     """Call `network` on images (N, C, H, W) and return its logits (N, K); `ArgumentError` if it gives anything else."""
     # A copy: writing into it cannot reach the caller's images, and torch lets it happen where a leaf would raise.
-    shown = images.clone()
-    version = shown._version
-    logits = network(shown)
+    handed = images.clone()
+    version = handed._version
+    logits = network(handed)
     allowed = f"a model that returns floating-point logits ({len(images)}, K), K >= 2, for {len(images)} images"
     if not isinstance(logits, Tensor):
         raise invalid("model", f"{type(network).__name__} returning {type(logits).__name__}", allowed)
     if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2 or not logits.is_floating_point():
         shown = f"{type(network).__name__} returning {logits.dtype} of shape {tuple(logits.shape)}"
         raise invalid("model", shown, allowed)
-    if shown._version != version:
+    if handed._version != version:
         raise invalid("model", type(network).__name__, "a model that leaves its input images unchanged")
     return logits
 

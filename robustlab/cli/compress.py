@@ -29,7 +29,9 @@ def compress(
     ],
     weights: Annotated[
         int | None,
-        typer.Option("--weights", "-w", help="Bits of a weight, 2 to 8 (default 8); 1 with binary.", show_default=False),
+        typer.Option(
+            "--weights", "-w", help="Bits of a weight, 2 to 8 (default 8); 1 with binary.", show_default=False
+        ),
     ] = None,
     activations: Annotated[
         int | None,
@@ -42,6 +44,13 @@ def compress(
         str,
         typer.Option("--data", "-d", help="Data to calibrate, train and test with: signs, cifar10, imagefolder:PATH."),
     ] = "signs",
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the images of an imagefolder. (default: what the model was made for, else 224)",
+            show_default=False,
+        ),
+    ] = None,
     calibration_images: Annotated[int, typer.Option(help="Training images that set the ranges.")] = 512,
     epochs: Annotated[int, typer.Option(help="Epochs of straight-through training after calibration; 0 for none.")] = 0,
     training_images: Annotated[int, typer.Option(help="Training images per epoch.")] = 8000,
@@ -60,8 +69,10 @@ def compress(
     from robustlab.compress import compress as make_compressed
     from robustlab.compress.compress import ALGORITHMS
     from robustlab.core.errors import check_choice, check_int, check_number, invalid
-    from robustlab.datasets import load_dataset
     from robustlab.deploy import deploy, is_compressed, load, save, stored_bytes
+    from robustlab.evaluate.data import open_data
+    from robustlab.evaluate.plan import read_batch
+    from robustlab.evaluate.probe import check_answers
     from robustlab.models import info_of, set_info
     from robustlab.report.format import bytes_text, percent_text
 
@@ -78,10 +89,11 @@ def compress(
     check_number("--learning-rate", learning_rate, 0.0, open_low=True)
     check_int("--seed", seed, 0, 2**32 - 1)
     _check_target(out)
-    tested = load_dataset(data)
     network = load(model)
     if is_compressed(network):
         raise invalid("model", model, "a float model; this one is compressed already")
+    tested = open_data(data, [network], image_size=image_size)
+    check_answers(model, network, read_batch(tested, [0])[0], tested, _BATCH)
     checkpoint = out.with_name(out.name + ".checkpoint")
     typer.echo(f"calibrating with up to {calibration_images} training images of {tested.name}")
     compressed = make_compressed(
@@ -89,10 +101,12 @@ def compress(
         weights=weights,
         activations=activations,
         algorithm=algorithm,
-        calibration=calibration_batches(data, calibration_images),
+        calibration=calibration_batches(data, [network], image_size, calibration_images),
     )
     if epochs:
-        images, labels = _training_set(load_dataset(data, split="train"), training_images)
+        images, labels = _training_set(
+            open_data(data, [network], split="train", image_size=image_size), training_images
+        )
         typer.echo(f"training for {epochs} epochs on {len(images)} images")
         config = TrainConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
         with watch() as watcher:
@@ -133,7 +147,9 @@ def _check_target(out: Path) -> None:
     if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
         raise invalid("--out", str(out), "a file in an existing folder that can be written")
     if not (out.stem.isprintable() and len(out.stem) <= 100):
-        raise invalid("--out", str(out), "a file name of up to 100 printable characters, which becomes the model's name")
+        raise invalid(
+            "--out", str(out), "a file name of up to 100 printable characters, which becomes the model's name"
+        )
 
 
 def _training_set(data: Dataset, count: int) -> tuple[Tensor, Tensor]:

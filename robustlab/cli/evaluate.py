@@ -12,6 +12,9 @@ import typer
 from robustlab.cli.options import images_limit
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from robustlab.datasets import Dataset
     from robustlab.evaluate import Results
 
 DEFAULT_LIMITS = {"signs": "500"}
@@ -32,6 +35,13 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[str, typer.Option("--data", "-d", help="signs, cifar10 or imagefolder:PATH.")] = "signs",
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the images of an imagefolder. (default: what the models were made for, else 224)",
+            show_default=False,
+        ),
+    ] = None,
     suite: Annotated[str, typer.Option(help="A suite's name, or the path of a TOML file.")] = "quick",
     condition: Annotated[
         list[str] | None,
@@ -89,6 +99,7 @@ def evaluate(
             out,
             threads,
             compress,
+            image_size,
             context.obj or (),
         )
     except KeyboardInterrupt:
@@ -109,6 +120,7 @@ def _evaluate(
     out: Path,
     threads: int | None,
     schemes: Sequence[str] | None,
+    image_size: int | None,
     arguments: Sequence[str],
 ) -> None:
     import torch
@@ -133,11 +145,14 @@ def _evaluate(
     _check_report_path(out)
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, 1, 1024))
-    models = with_twins(specs, schemes, data, _say) if specs or schemes else [f"robustlab:{name}" for name in BUNDLED]
+    models: list[str] | dict[str, nn.Module | str] = [f"robustlab:{name}" for name in BUNDLED]
+    dataset: Dataset | str = data
+    if specs or schemes or image_size is not None:
+        models, dataset = with_twins(specs, schemes, data, _say, image_size)
     with watch() as watcher:
         results = run_evaluation(
             models,
-            data,
+            dataset,
             chosen,
             out=out,
             limit=limit,

@@ -10,8 +10,12 @@ from robustlab.cli.options import scheme_bits
 from robustlab.compress import compress
 from robustlab.core import DataError
 from robustlab.core.errors import invalid
-from robustlab.datasets import Dataset, load_dataset
+from robustlab.core.tiles import DEFAULT_TILE
+from robustlab.datasets import Dataset
 from robustlab.deploy import deploy, is_compressed, load, model_name
+from robustlab.evaluate.data import open_data
+from robustlab.evaluate.plan import read_batch
+from robustlab.evaluate.probe import check_answers
 from robustlab.models import BUNDLED
 
 DEFAULT_SCHEME = "w8a8"
@@ -19,9 +23,11 @@ CALIBRATION_IMAGES = 512
 _BATCH = 128
 
 
-def calibration_batches(data: str, count: int = CALIBRATION_IMAGES) -> list[Tensor]:
+def calibration_batches(
+    data: str, models: Sequence[nn.Module], image_size: int | None, count: int = CALIBRATION_IMAGES
+) -> list[Tensor]:
     """Up to `count` images of a data set's training split, evenly spread over it; raises `DataError` without one."""
-    training = load_dataset(data, split="train")
+    training = open_data(data, models, split="train", image_size=image_size)
     count = min(count, len(training))
     chosen = [index * len(training) // count for index in range(count)]
     return [training.batch(chosen[start : start + _BATCH])[0] for start in range(0, count, _BATCH)]
@@ -39,9 +45,13 @@ def _wanted(schemes: Sequence[str] | None, all_float: bool) -> list[str]:
 
 
 def with_twins(
-    specs: Sequence[str], schemes: Sequence[str] | None, data: str, say: Callable[[str], None]
-) -> dict[str, nn.Module | str]:
-    """Models by name, each float one followed by its twins, such as ``resnet-w8a8``.
+    specs: Sequence[str],
+    schemes: Sequence[str] | None,
+    data: str,
+    say: Callable[[str], None],
+    image_size: int | None = None,
+) -> tuple[dict[str, nn.Module | str], Dataset]:
+    """(models by name, each float one followed by its twins such as ``resnet-w8a8``; the data set that fits them).
 
     `schemes` None is the default: a w8a8 twin if all models are float and the data has images to calibrate with;
     `say` is told when it has not. Raises `RobustlabError` for bad models, schemes or data.
@@ -49,7 +59,6 @@ def with_twins(
     for scheme in schemes or ():
         if scheme != "none":
             scheme_bits(scheme)
-    tested: Dataset = load_dataset(data)
     specs = list(specs) or [f"robustlab:{name}" for name in BUNDLED]
     loaded: dict[str, tuple[str, nn.Module]] = {}
     for spec in specs:
@@ -58,6 +67,11 @@ def with_twins(
         model = load(spec)
         name = model_name(model) if model_name(model) not in loaded else spec
         loaded[name] = (spec, model)
+    modules = [model for _, model in loaded.values()]
+    tested = open_data(data, modules, image_size=image_size)
+    images, _ = read_batch(tested, [0])
+    for name, (_, model) in loaded.items():
+        check_answers(name, model, images, tested, DEFAULT_TILE)
     floats = [name for name, (_, model) in loaded.items() if not is_compressed(model)]
     wanted = _wanted(schemes, len(floats) == len(loaded))
     if wanted and not floats:
@@ -65,7 +79,7 @@ def with_twins(
     batches: list[Tensor] = []
     if wanted:
         try:
-            batches = calibration_batches(data)
+            batches = calibration_batches(data, modules, image_size)
         except DataError as error:
             if schemes is not None:
                 raise
@@ -80,4 +94,4 @@ def with_twins(
             models[f"{name}-{scheme}"] = deploy(
                 compress(model, weights=weights, activations=activations, calibration=batches)
             )
-    return models
+    return models, tested

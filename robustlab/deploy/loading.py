@@ -11,6 +11,7 @@ from torch import nn
 
 from robustlab.core.errors import invalid
 from robustlab.deploy.file import build_from_file, read_model_file
+from robustlab.kernels import backend
 from robustlab.models import ModelInfo, build, info_of, open_zoo, set_info
 from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD
 from robustlab.models.zoo import load_tensors, read_tensors
@@ -32,6 +33,7 @@ def load(
 
     Example: ``load("torchvision:resnet18@resnet18.safetensors")``.
     """
+    backend()  # an unknown ROBUSTLAB_KERNELS is not the file's fault
     text = os.fspath(spec)
     prefix, separator, rest = text.partition(":")
     if separator and prefix == "robustlab":

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +15,21 @@ from torch import Tensor, nn
 from robustlab.core import DataError
 from robustlab.core.errors import check_choice, check_images, check_int, check_labels, invalid
 from robustlab.core.tiles import tiles
-from robustlab.datasets import Dataset, load_dataset
+from robustlab.datasets import Dataset
 from robustlab.deploy import fingerprint, gradient_kind, load, model_name, scheme
 from robustlab.evaluate.conditions import Condition
+from robustlab.evaluate.data import open_data
 from robustlab.evaluate.environment import torch_minor
 from robustlab.evaluate.probe import check_answers, check_parameters, has_gradient
 from robustlab.evaluate.store import SCHEMA, digest
 from robustlab.evaluate.suites import Suite, load_suite
+from robustlab.kernels import backend
 
 # Samples per cell of the store. It is part of every key and therefore fixed: it may not depend on the batch size.
 # Round limits are whole shards, so that a larger one finds the cells of a smaller one.
 SHARD = 500
+
+MAX_TILE = 65_536
 
 Model = nn.Module | str
 Models = Model | Sequence[Model] | Mapping[str, Model]
@@ -142,28 +145,26 @@ def check_out(out: object) -> Path:
     return path
 
 
-def _check_data(data: object) -> Dataset:
-    if isinstance(data, str):
-        return load_dataset(data)
-    members = ("name", "class_names", "image_size", "fingerprint", "batch", "__len__")
-    missing = [name for name in members if not hasattr(data, name)]
-    if missing:
-        raise invalid("data", data, f"the name of a data set, or an object with {', '.join(missing)}")
-    dataset = cast(Dataset, data)
-    for member in ("name", "fingerprint"):
-        value = getattr(dataset, member)
-        if not isinstance(value, str) or not value:
-            raise invalid(f"{member} of the data set", value, "a string that is not empty")
-    names, size = dataset.class_names, dataset.image_size
-    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-        raise invalid(f"class_names of {dataset.name}", names, "a tuple of at least one string")
-    if (
-        not isinstance(size, (list, tuple))
-        or len(size) != 2
-        or not all(type(side) is int and side > 0 for side in size)
-    ):
-        raise invalid(f"image_size of {dataset.name}", size, "a pair (height, width) of whole numbers >= 1")
-    return dataset
+@dataclass(frozen=True, eq=False)
+class _Named:
+    """A loaded model, its name in the results, and where it came from."""
+
+    name: str
+    source: str
+    model: nn.Module
+
+
+def _load_models(models: object) -> list[_Named]:
+    loaded: list[_Named] = []
+    for given, model in _named_models(models):
+        module = load(model) if isinstance(model, str) else model
+        name = given or model_name(module)
+        if name in [other.name for other in loaded]:
+            raise invalid("models", name, "each name once; a dict of name -> model gives names")
+        check_parameters(name, module)
+        source = model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}"
+        loaded.append(_Named(name, source, module))
+    return loaded
 
 
 def _named_models(models: object) -> list[tuple[str | None, Model]]:
@@ -197,32 +198,19 @@ def _place(model: nn.Module, device: str) -> nn.Module:
     return model if all(t.device.type == device for t in tensors) else copy.deepcopy(model).to(device)
 
 
-def _subjects(
-    models: object, images: Tensor, data: Dataset, tile: int, device: str, *, gradients: bool
-) -> tuple[Subject, ...]:
-    """The models, each checked on one tile of images; with `gradients`, a model without one has the gradient "none"."""
-    images = images.to(device)
-    subjects: list[Subject] = []
-    for given, model in _named_models(models):
-        module = load(model) if isinstance(model, str) else model
-        name = given or model_name(module)
-        if name in [subject.name for subject in subjects]:
-            raise invalid("models", name, "each name once; a dict of name -> model gives names")
-        check_parameters(name, module)
-        placed = _place(module, device)
-        check_answers(name, placed, images, data, tile)
-        differentiable = not gradients or has_gradient(name, placed, images, tile)
-        subjects.append(
-            Subject(
-                name=name,
-                source=model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}",
-                model=placed,
-                fingerprint=fingerprint(module),
-                gradient=gradient_kind(module) if differentiable else "none",
-                scheme=scheme(module),
-            )
-        )
-    return tuple(subjects)
+def _subject(named: _Named, images: Tensor, data: Dataset, tile: int, device: str, *, gradients: bool) -> Subject:
+    """A model, checked on one tile of images; with `gradients`, one that has none gets the gradient "none"."""
+    placed = _place(named.model, device)
+    check_answers(named.name, placed, images.to(device), data, tile)
+    differentiable = not gradients or has_gradient(named.name, placed, images.to(device), tile)
+    return Subject(
+        name=named.name,
+        source=named.source,
+        model=placed,
+        fingerprint=fingerprint(named.model),
+        gradient=gradient_kind(named.model) if differentiable else "none",
+        scheme=scheme(named.model),
+    )
 
 
 def read_batch(data: Dataset, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -248,13 +236,15 @@ def make_plan(
 ) -> Plan:
     """Check every input. Raises `RobustlabError` before any work; nothing is written."""
     check_int("batch_size", batch_size, 1)
-    check_int("tile", tile, 1)
+    check_int("tile", tile, 1, MAX_TILE)
     check_int("seed", seed, 0)
     count_images(limit, 1)
     device = _check_device(device)
     folder = check_out(out)
     chosen = load_suite(suite)
-    dataset = _check_data(data)
+    backend()  # an unknown ROBUSTLAB_KERNELS is refused before anything is opened
+    loaded = _load_models(models)
+    dataset = open_data(data, [named.model for named in loaded])
     if not len(dataset):
         raise DataError(f"data set {dataset.name} is empty; allowed: at least one image")
     count = count_images(limit, len(dataset))
@@ -262,5 +252,5 @@ def make_plan(
     gradients = any(condition.needs_gradient for condition in chosen.conditions)
     if gradients and len(dataset.class_names) < 2:
         raise invalid("data", dataset.name, "a data set of at least 2 classes, since the suite has gradient attacks")
-    subjects = _subjects(models, images, dataset, tile, device, gradients=gradients)
+    subjects = tuple(_subject(named, images, dataset, tile, device, gradients=gradients) for named in loaded)
     return Plan(subjects, dataset, chosen, limit, count, batch_size, tile, seed, device, folder)

@@ -11,7 +11,7 @@ from robustlab.core import Tiled, frozen
 from robustlab.core.errors import invalid
 from robustlab.core.tiles import pad_rows
 from robustlab.datasets import Dataset
-from robustlab.deploy import class_names
+from robustlab.deploy import class_names, input_size
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,10 @@ def check_answers(name: str, model: nn.Module, images: Tensor, data: Dataset, ti
     It must also leave its input as it is: with what it writes there it would change what others are shown.
     """
     argument = f"model {name}"
+    made_for = input_size(model)
+    if made_for is not None and tuple(made_for) != tuple(data.image_size):
+        sizes = " and ".join("x".join(map(str, size)) for size in (made_for, data.image_size))
+        raise invalid(argument, f"made for other images than those of {data.name} ({sizes})", "images of one size")
     shape = "x".join(str(size) for size in images.shape[1:])
     with torch.inference_mode(False), torch.no_grad():
         batch = pad_rows(images, tile)

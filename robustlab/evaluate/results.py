@@ -15,6 +15,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from robustlab.core import StoreError
 from robustlab.core.errors import invalid
@@ -143,7 +144,7 @@ class Results:
             table.caption = "* some samples could not be attacked: they count as without attack"
         table.add_column("condition", no_wrap=True)
         for model in self.models:
-            table.add_column(model, justify="right")
+            table.add_column(Text(model), justify="right", overflow="fold")
         rows = {(row["model"], row["condition"]): row for row in self.cells}
         for condition in self.conditions:
             table.add_row(condition, *(_accuracy(rows.get((model, condition))) for model in self.models))

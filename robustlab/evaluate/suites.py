@@ -36,7 +36,7 @@ def parse_suite(text: str, source: str) -> Suite:
     """
     try:
         table = _toml.loads(text)
-    except _toml.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is a number of too many digits
         raise invalid(f"suite {source}", str(error), "a TOML file") from None
     return _from_table(table, source)
 

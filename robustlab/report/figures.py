@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from robustlab.report.format import bytes_text, condition_title, milliseconds_text, percent_text
+from robustlab.report.format import bytes_text, condition_title, milliseconds_text, percent_text, short_name
 from robustlab.report.style import INK, LINE, MUTED, heat, series_colour, series_marker
 from robustlab.report.view import View, pareto_front
 
@@ -159,7 +159,7 @@ def _place_labels(ax: Axes, points: Sequence[_Point]) -> None:
     for p in sorted(points, key=lambda p: (-p.y, p.x, p.name)):
         x, y = centres[p.order]
         others = [centre for order, centre in centres.items() if order != p.order]
-        text = ax.text(p.x, p.y, p.name, fontsize=9, parse_math=False, color=INK, va="center", zorder=4)
+        text = ax.text(p.x, p.y, short_name(p.name), fontsize=9, parse_math=False, color=INK, va="center", zorder=4)
         size = text.get_window_extent(renderer)
         spot = _free_spot((x, y), others, (size.width, size.height), taken, frame)
         taken.append(spot)
@@ -287,7 +287,11 @@ def _draw_heat_map(ax: Axes, view: View, rows: int, columns: int) -> None:
         parse_math=False,
     )
     ax.set_yticks(
-        [r + 0.5 for r in range(rows)], [row.name for row in view.models], fontsize=9, color=INK, parse_math=False
+        [r + 0.5 for r in range(rows)],
+        [short_name(row.name) for row in view.models],
+        fontsize=9,
+        color=INK,
+        parse_math=False,
     )
     ax.xaxis.tick_top()
     ax.tick_params(length=0)

@@ -106,3 +106,11 @@ def condition_title(key: str) -> str:
         steps = f"-{attack['steps']}" if attack["steps"] else ""
         return f"{name}{steps} {_NORMS[attack['norm']]} {radius}"
     return key.replace("-", " ")
+
+
+def short_name(name: str, limit: int = 28) -> str:
+    """A model's name as a plot has room for it: the middle of a long one is left out."""
+    if len(name) <= limit:
+        return name
+    head = (limit - 1) // 2
+    return f"{name[:head]}…{name[len(name) - (limit - 1 - head) :]}"

@@ -68,9 +68,7 @@ def write_report(results: object, path: str | os.PathLike[str], *, command: str 
     text = render(results, command=command).encode("utf-8", errors="backslashreplace")
     temporary: str | None = None
     try:
-        with tempfile.NamedTemporaryFile(
-            "wb", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as handle:
+        with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False) as handle:
             temporary = handle.name
             handle.write(text)
         umask = os.umask(0)

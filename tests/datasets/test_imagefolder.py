@@ -147,7 +147,7 @@ def test_bad_image_size(tmp_path, size):
 
 
 @pytest.mark.parametrize(("size", "middle"), [((60_000, 1), 30_000), ((1, 60_000), 30_000), ((4000, 20), 2000)])
-def test_a_very_long_image_is_cut_before_it_is_resized(tmp_path, size, middle):
+def test_a_very_long_image_is_cut_before_it_is_resized(tmp_path, monkeypatch, size, middle):
     """Resized whole, the first of these would be 13 million pixels wide."""
     (tmp_path / "a").mkdir()
     pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
@@ -156,7 +156,16 @@ def test_a_very_long_image_is_cut_before_it_is_resized(tmp_path, size, middle):
     if size[1] > size[0]:
         pixels[around] = 200
     Image.fromarray(pixels).save(tmp_path / "a" / "x.png")
+    resize, sizes = Image.Image.resize, []
+
+    def recorded(image, size, *options):
+        sizes.append(size)
+        assert max(size) <= 8 * 224
+        return resize(image, size, *options)
+
+    monkeypatch.setattr(Image.Image, "resize", recorded)
     images, _ = ImageFolder(tmp_path, image_size=224).batch([0])
+    assert len(sizes) == 1
     assert torch.equal(images, torch.full((1, 3, 224, 224), 200 / 255))
 
 

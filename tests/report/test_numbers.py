@@ -70,3 +70,12 @@ def test_the_front_is_exactly_the_points_that_none_beats(cloud: list[tuple[float
 def test_a_number_never_needs_more_than_four_digits(value: float) -> None:
     digits = f.bytes_text(value).split()[0].replace(".", "").lstrip("0")
     assert len(digits) <= 6 if value < 1 or value >= 1e15 * 0.99 else len(digits) <= 4
+
+
+def test_a_long_name_keeps_both_ends() -> None:
+    from robustlab.report.format import short_name
+
+    assert short_name("signs_w8a8_adv") == "signs_w8a8_adv"
+    shown = short_name("a" * 50 + "-w4a4")
+    assert len(shown) == 28
+    assert shown.startswith("aaaa") and shown.endswith("-w4a4")
