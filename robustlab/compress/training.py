@@ -81,6 +81,15 @@ class EpochRecord:
     accuracy: float
 
 
+@dataclass(frozen=True)
+class _Hooks:
+    """What a run of `fit` does besides plain training."""
+
+    augment: Augment | None
+    perturb: Perturb | None
+    teacher: nn.Module | None
+
+
 def fit(
     model: nn.Module,
     images: Tensor,
@@ -118,6 +127,7 @@ def fit(
     start = _digest(model, images, labels) if checkpoint is not None else ""
     if checkpoint is not None and checkpoint.is_file():
         records = _restore(checkpoint, model, optimizer, config, start)
+    hooks = _Hooks(augment, perturb, teacher)
     modes = [(module, module.training) for module in model.modules()]
     progress.start("train", (config.epochs - len(records)) * steps)
     try:
@@ -126,9 +136,7 @@ def fit(
             # Layers such as dropout draw from torch's global generator: every epoch has its own, and it is put back.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed * 1_000_003 + epoch)
-                records.append(
-                    _epoch(model, images, labels, config, optimizer, epoch, steps, augment, perturb, teacher, progress)
-                )
+                records.append(_epoch(model, images, labels, config, optimizer, epoch, steps, hooks, progress))
             if checkpoint is not None:
                 _save(checkpoint, model, optimizer, config, records, start)
     finally:
@@ -146,11 +154,10 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     epoch: int,
     steps: int,
-    augment: Augment | None,
-    perturb: Perturb | None,
-    teacher: nn.Module | None,
+    hooks: _Hooks,
     progress: Progress,
 ) -> EpochRecord:
+    """One pass over the images, in an order of this epoch's own."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     order = torch.randperm(len(images), generator=generator)
     total, right, seen = 0.0, 0, 0
@@ -160,15 +167,16 @@ def _epoch(
             group["lr"] = rate
         chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
         batch, target = _to_float(images[chosen]), labels[chosen]
-        if augment is not None:
-            batch = augment(batch, generator)
-        if perturb is not None:
-            batch = perturb(model, batch, target, generator)
+        if hooks.augment is not None:
+            batch = hooks.augment(batch, generator)
+        if hooks.perturb is not None:
+            batch = hooks.perturb(model, batch, target, generator)
         with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
             logits = model(batch).float()
         loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
-        if teacher is not None:
-            loss = (1 - config.distillation) * loss + config.distillation * _imitation(logits, teacher, batch, config)
+        if hooks.teacher is not None:
+            imitation = _imitation(logits, hooks.teacher, batch, config)
+            loss = (1 - config.distillation) * loss + config.distillation * imitation
         value = float(loss.detach())
         if not math.isfinite(value):
             raise RobustlabError(f"loss is {value} in epoch {epoch + 1}; allowed: finite; lower learning_rate")
