@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,14 @@ from robustlab.compress import TrainConfig, fit, qat
 from robustlab.core import Linf, frozen
 from robustlab.core.errors import ArgumentError, RobustlabError
 from robustlab.models import build
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Weights that a test draws from the global generator are the same in every run, and the generator is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def problem(count: int = 96) -> tuple[Tensor, Tensor]:
@@ -142,8 +151,8 @@ def test_a_teacher_is_imitated_and_left_alone() -> None:
     fit(teacher, images, labels, TrainConfig(6, batch_size=16, learning_rate=5e-3))
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     wrong = 1 - labels
-    student = build("robustlab:signs_resnet", {"classes": 2, "widths": [8], "blocks": [1]})
-    config = TrainConfig(8, batch_size=16, learning_rate=5e-3, distillation=1.0)
+    student = build("robustlab:signs_binary", {"classes": 2, "stem": 8, "widths": [8, 16], "steps": [1, 1]})
+    config = TrainConfig(12, batch_size=16, learning_rate=5e-3, distillation=1.0)
     fit(student, images, wrong, config, teacher=teacher)  # with weight 1 the labels do not count
     assert accuracy(student, images, labels) > 0.9
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,23 @@ from robustlab.deploy.file import _digest
 from robustlab.models import ModelInfo, build, set_info
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Weights that a test draws from the global generator are the same in every run, and the generator is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 def images(count: int, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
 def network() -> nn.Module:
     arguments = {"classes": 5, "widths": [8, 16], "blocks": [1, 1]}
-    model = build("robustlab:signs_resnet", arguments)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build("robustlab:signs_resnet", arguments)
     info = ModelInfo("tiny", "robustlab:signs_resnet", arguments, tuple("abcde"), provenance={"made": "here"})
     return set_info(model, info)
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import robustlab as rl
 from robustlab.deploy import StraightThrough, fingerprint, layer_costs, set_surrogate, stored_bytes
 from robustlab.models import build
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Weights that a test draws from the global generator are the same in every run, and the generator is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def images(count: int, size: int = 16) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,6 +18,14 @@ from robustlab.core import RobustlabError, Tiled
 from robustlab.deploy import PackedLayer, StraightThrough, set_surrogate, simulated_twin
 from robustlab.kernels import ActivationSpec, ConvGeometry, available, use_backend
 from robustlab.models import build
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Weights that a test draws from the global generator are the same in every run, and the generator is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def random_layer(draw: st.DrawFn) -> tuple[FrozenLayer, Tensor]:
