@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustlab.core.errors import DataError, check_choice, check_int
+from robustlab.core.keys import sample_keys
 from robustlab.datasets.base import SPLITS, check_indices
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
@@ -39,7 +40,7 @@ class ImageFolder:
         side = DEFAULT_SIZE if image_size is None else check_int("image_size", image_size, 1, 4096)
         self.image_size = (side, side)
         self._root = _split_root(Path(root), split)
-        self._files = _images_below(self._root)
+        self._files = _shuffled(_images_below(self._root))
         if not self._files:
             raise DataError(
                 f"{self._root} holds no images; allowed: class sub-folders of {', '.join(EXTENSIONS)} files"
@@ -95,8 +96,14 @@ def _split_root(root: Path, split: str) -> Path:
     raise DataError(f"imagefolder {root} has no {split} split; allowed: a folder {names} with class sub-folders in it")
 
 
+def _shuffled(files: list[Path]) -> list[Path]:
+    """The same files in an order that depends on their number alone: the first so many are a sample of all classes."""
+    order = np.argsort(sample_keys(0, "imagefolder", range(len(files))).numpy(), kind="stable")
+    return [files[index] for index in order]
+
+
 def _fingerprint(root: Path, files: Sequence[Path], side: int) -> str:
-    digest = hashlib.sha256(f"imagefolder/2/{side}".encode())
+    digest = hashlib.sha256(f"imagefolder/3/{side}".encode())
     for file in files:
         try:
             content = file.read_bytes()

@@ -129,7 +129,8 @@ def compress(
     }
     set_info(deployed, replace(info, name=out.stem, provenance={"compressed": made, "parent": dict(info.provenance)}))
     save(deployed, out)
-    checkpoint.unlink(missing_ok=True)
+    if epochs:
+        checkpoint.unlink(missing_ok=True)
     old, new = stored_bytes(network), stored_bytes(deployed)
     typer.echo(f"size       {bytes_text(old)} -> {bytes_text(new)} ({old / new:.1f} times smaller)")
     typer.echo(

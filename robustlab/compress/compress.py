@@ -115,7 +115,7 @@ def calibrate(
             quantizer.observer = RangeObserver(rule, quantizer.bits)
         with frozen(model), torch.no_grad():
             for batch in batches:
-                model(batch)
+                model(batch.clone())  # a model may write into its input; the images are the caller's
                 progress.advance()
         for name, quantizer in quantizers.items():
             assert quantizer.observer is not None
@@ -212,6 +212,8 @@ def _schemes(
 
 
 def _is_swappable(module: nn.Module) -> bool:
+    if module._forward_hooks or module._forward_pre_hooks:  # they would not see the layer that takes its place
+        return False
     if type(module) is nn.Conv2d:
         if module.padding_mode != "zeros" or numeric_padding(module) is None:
             return False

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def fit(
     augment: Augment | None = None,
     perturb: Perturb | None = None,
     teacher: nn.Module | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> list[EpochRecord]:
     """Train `model` in place with cross-entropy; return one record per epoch.
@@ -108,7 +109,8 @@ def fit(
     augment(batch, generator) and perturb(model, batch, labels, generator) map float32 batches to the same shape; the
     second is adversarial training when it attacks (Madry et al. 2018). `teacher` is imitated with the weight
     `config.distillation`. With `checkpoint` the state is saved there after every epoch, and a run that finds a
-    checkpoint of the same start (model, images, labels, configuration) goes on from it.
+    checkpoint of the same start (model, images, labels, configuration) goes on from it; `augment`, `perturb` and
+    `teacher` have to be the same as well, which is not checked.
     Raises `ArgumentError` for bad shapes, ranges and labels, and `RobustlabError` when the loss is no longer finite.
     """
     if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32) or not len(images):
@@ -124,9 +126,10 @@ def fit(
     alone = len(images) > config.batch_size and len(images) % config.batch_size == 1
     steps = math.ceil(len(images) / config.batch_size) - alone
     records: list[EpochRecord] = []
-    start = _digest(model, images, labels) if checkpoint is not None else ""
-    if checkpoint is not None and checkpoint.is_file():
-        records = _restore(checkpoint, model, optimizer, config, start)
+    path = None if checkpoint is None else Path(checkpoint)
+    start = "" if path is None else _digest({**model.state_dict(), "images": images, "labels": labels})
+    if path is not None and path.is_file():
+        records = _restore(path, model, optimizer, config, start)
     hooks = _Hooks(augment, perturb, teacher)
     modes = [(module, module.training) for module in model.modules()]
     progress.start("train", (config.epochs - len(records)) * steps)
@@ -137,8 +140,8 @@ def fit(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed * 1_000_003 + epoch)
                 records.append(_epoch(model, images, labels, config, optimizer, epoch, steps, hooks, progress))
-            if checkpoint is not None:
-                _save(checkpoint, model, optimizer, config, records, start)
+            if path is not None:
+                _save(path, model, optimizer, config, records, start)
     finally:
         progress.finish()
         for module, training in modes:
@@ -208,7 +211,7 @@ def qat(
     augment: Augment | None = None,
     perturb: Perturb | None = None,
     teacher: nn.Module | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> list[EpochRecord]:
     """Quantization-aware training: `fit` on a compressed model, whose activation grids stay as calibrated.
@@ -262,10 +265,10 @@ def _rate(config: TrainConfig, epoch: float) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def _digest(model: nn.Module, images: Tensor, labels: Tensor) -> str:
-    """sha256 of what a training run starts from."""
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of named tensors."""
     digest = hashlib.sha256()
-    for name, tensor in (*model.state_dict().items(), ("images", images), ("labels", labels)):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -287,6 +290,7 @@ def _save(
         "config": json.dumps(asdict(config)),
         "records": json.dumps([asdict(r) for r in records]),
         "start": start,
+        "sha256": _digest(tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -301,6 +305,8 @@ def _restore(
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        if metadata["sha256"] != _digest(tensors):
+            raise ValueError("its sha256 does not fit its contents")
         saved, saved_start = json.loads(metadata["config"]), metadata["start"]
         records = [EpochRecord(**record) for record in json.loads(metadata["records"])]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

@@ -434,3 +434,26 @@ def test_a_detector_like_output_is_fine() -> None:
     small = rl.compress(Two(), weights=8, activations=8, calibration=images(4))
     assert sum(isinstance(m, nn.BatchNorm2d) for m in small.modules()) == 0
     assert len(small(images(2))["scores"]) == 2
+
+
+def test_layers_with_hooks_stay_float_and_calibration_images_are_left_alone() -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.body(x.sub_(0.5))
+            return logits
+
+    model = Writing().eval()
+    model.body.get_submodule("stages.0.conv1").register_forward_hook(lambda _m, _i, output: output * 2)
+    calibration = images(4)
+    small = rl.compress(model, weights=8, activations=8, calibration=calibration)
+    assert torch.equal(calibration, images(4))
+    info = info_of(small)
+    assert info is not None
+    assert info.left_float == ("body.stages.0.conv1",)
+    with torch.no_grad():
+        expected = model(images(4, 2))
+        assert (small(images(4, 2)) - expected).abs().max() < 0.05 * expected.abs().max()

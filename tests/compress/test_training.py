@@ -93,6 +93,11 @@ def test_a_run_that_is_cut_ends_with_the_same_weights(tmp_path: Path) -> None:
         fit(network(), images, labels, other, checkpoint=path)
     with pytest.raises(ArgumentError, match="same model, images and labels"):
         fit(network(), 255 - images, labels, config, augment=flip, checkpoint=path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "altered").write_bytes(bytes(content))
+    with pytest.raises(RobustlabError, match="sha256"):
+        fit(network(), images, labels, config, augment=flip, checkpoint=str(tmp_path / "altered"))
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(RobustlabError, match="not readable"):
         fit(network(), images, labels, config, checkpoint=path)
