@@ -6,11 +6,10 @@ by (seed, epoch): a run that is killed and started again from its checkpoint end
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robustlab.compress.layers import CompressedLayer
+from robustlab.core.digest import tensors_digest
 from robustlab.core.errors import (
     RobustlabError,
     check_choice,
@@ -127,7 +127,7 @@ def fit(
     steps = math.ceil(len(images) / config.batch_size) - alone
     records: list[EpochRecord] = []
     path = None if checkpoint is None else Path(checkpoint)
-    start = "" if path is None else _digest({**model.state_dict(), "images": images, "labels": labels})
+    start = "" if path is None else tensors_digest({**model.state_dict(), "images": images, "labels": labels})
     if path is not None and path.is_file():
         records = _restore(path, model, optimizer, config, start)
     hooks = _Hooks(augment, perturb, teacher)
@@ -265,15 +265,6 @@ def _rate(config: TrainConfig, epoch: float) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 (hex) of named tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _save(
     path: Path,
     model: nn.Module,
@@ -290,7 +281,7 @@ def _save(
         "config": json.dumps(asdict(config)),
         "records": json.dumps([asdict(r) for r in records]),
         "start": start,
-        "sha256": _digest(tensors),
+        "sha256": tensors_digest(tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -305,7 +296,7 @@ def _restore(
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        if metadata["sha256"] != _digest(tensors):
+        if metadata["sha256"] != tensors_digest(tensors):
             raise ValueError("its sha256 does not fit its contents")
         saved, saved_start = json.loads(metadata["config"]), metadata["start"]
         records = [EpochRecord(**record) for record in json.loads(metadata["records"])]

@@ -8,7 +8,6 @@ see `robustlab.deploy.schema`) and ``sha256`` over that JSON and all tensors.
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,14 +21,15 @@ from torch import Tensor, nn
 from robustlab.compress.freeze import FrozenLayer
 from robustlab.compress.layers import Affine, CompressedLayer, numeric_padding
 from robustlab.compress.structure import BatchNorm, replace
+from robustlab.core.digest import tensors_digest
 from robustlab.core.errors import ArgumentError, ModelFileError, RobustlabError, invalid
 from robustlab.core.frozen import frozen
 from robustlab.core.keys import sample_keys, uniform
-from robustlab.deploy.inspection import update_digest
 from robustlab.deploy.packed import PackedLayer
 from robustlab.deploy.schema import SCHEMA, Layer, Metadata, describe_layer, parse_metadata
 from robustlab.kernels import from_planes, weight_planes
 from robustlab.kernels.layout import largest_code
+from robustlab.kernels.spec import check_accumulator
 from robustlab.models import ModelInfo, build, info_of, set_info
 
 _FORMAT = "robustlab"
@@ -59,7 +59,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         raise invalid("path", str(target), "a file in an existing folder")
     metadata, tensors = _contents(model)
     text = metadata.canonical()
-    header = {"format": _FORMAT, "schema": str(SCHEMA), "robustlab": text, "sha256": _digest(text, tensors)}
+    header = {"format": _FORMAT, "schema": str(SCHEMA), "robustlab": text, "sha256": tensors_digest(tensors, text)}
     partial = target.with_name(target.name + ".partial")
     try:
         partial.write_bytes(serialize(tensors, header))
@@ -90,7 +90,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"model file {source} is not a readable safetensors file: {error}") from error
     text = header.get("robustlab", "")
-    if header.get("sha256") != _digest(text, tensors):
+    if header.get("sha256") != tensors_digest(tensors, text):
         raise ModelFileError(f"model file {source} was altered: its sha256 does not fit its contents")
     return ModelFile(source, parse_metadata(source, text), tensors)
 
@@ -173,7 +173,7 @@ def _contents(model: nn.Module) -> tuple[Metadata, dict[str, Tensor]]:
     if info.input_size is not None and info.input_size[0] * info.input_size[1] <= _SELFTEST_PIXELS:
         logits = _selftest_logits(model, info.input_size)
         tensors[_SELFTEST] = logits
-        selftest = _tensor_digest(logits)
+        selftest = tensors_digest({"": logits})
     metadata = Metadata(
         name=info.name,
         architecture=info.architecture,
@@ -188,19 +188,6 @@ def _contents(model: nn.Module) -> tuple[Metadata, dict[str, Tensor]]:
         selftest=selftest,
     )
     return metadata, {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        update_digest(digest, name, tensors[name])
-    return digest.hexdigest()
-
-
-def _tensor_digest(tensor: Tensor) -> str:
-    digest = hashlib.sha256()
-    update_digest(digest, "", tensor)
-    return digest.hexdigest()
 
 
 def _architecture(file: ModelFile) -> nn.Module:
@@ -239,8 +226,7 @@ def _packed_layer(
     if (scheme.weight_bits == 1) != (scheme.activation is None):
         raise ModelFileError(f"{where} mixes one-bit and multi-bit operands; allowed: both or neither")
     largest = 1 if scheme.activation is None else scheme.activation.largest
-    if layer.shape[1] * layer.shape[2] * layer.shape[3] * largest * largest_code(scheme.weight_bits) >= 1 << 31:
-        raise ModelFileError(f"{where} of shape {shape} can overflow its 32-bit sums; allowed: smaller layers")
+    check_accumulator(shape[1] * shape[2] * shape[3], largest, largest_code(scheme.weight_bits))
     planes, scale = remaining.pop(f"{name}.planes", None), remaining.pop(f"{name}.scale", None)
     bias = remaining.pop(f"{name}.bias", None)
     if planes is None or scale is None:
@@ -309,13 +295,13 @@ def _selftest(file: ModelFile, model: nn.Module) -> None:
     if size is None or size[0] * size[1] > _SELFTEST_PIXELS:
         raise ModelFileError(f"model file {file.path}: self-test of size {size}; allowed: {_SELFTEST_PIXELS} pixels")
     stored = file.tensors.get(_SELFTEST)
-    if stored is None or _tensor_digest(stored) != file.metadata.selftest:
+    if stored is None or tensors_digest({"": stored}) != file.metadata.selftest:
         raise ModelFileError(f"model file {file.path}: its self-test output is missing or does not fit its digest")
     try:
         logits = _selftest_logits(model, (size[0], size[1]))
     except (ArgumentError, RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise ModelFileError(f"model file {file.path} fails its self-test: {error}") from error
-    if _tensor_digest(logits) == file.metadata.selftest:
+    if tensors_digest({"": logits}) == file.metadata.selftest:
         return
     span = max(float(stored.abs().max()), 1e-6)
     if logits.shape != stored.shape or not float((logits - stored).abs().max()) <= _SELFTEST_TOLERANCE * span:

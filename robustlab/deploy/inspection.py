@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustlab.compress.freeze import FrozenLayer
 from robustlab.compress.layers import CompressedLayer
+from robustlab.core.digest import update_digest
 from robustlab.core.frozen import frozen
 from robustlab.deploy.packed import PackedLayer
 from robustlab.kernels import weight_planes
@@ -85,13 +86,6 @@ def scheme(model: nn.Module) -> str:
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
             counts["float32"] += module.weight.numel()
     return counts.most_common(1)[0][0] if counts else "float32"
-
-
-def update_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    """Feed name, type, shape and bytes of a tensor to a hash."""
-    values = tensor.detach().cpu().contiguous()
-    digest.update(f"{name}|{values.dtype}|{tuple(values.shape)}|".encode())
-    digest.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")
 
 
 def _plain(value: object) -> bool:

@@ -110,11 +110,12 @@ def _refuse_duplicates(text: str) -> None:
     """A key that appears twice could mean one thing to the hash's maker and another to the reader."""
 
     def check(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        names = [name for name, _ in pairs]
-        for name in names:
-            if names.count(name) > 1:
+        found: dict[str, object] = {}
+        for name, value in pairs:
+            if name in found:
                 raise invalid("metadata", f"the key {name} twice", "each key once")
-        return dict(pairs)
+            found[name] = value
+        return found
 
     json.loads(text, object_pairs_hook=check)
 

@@ -72,8 +72,11 @@ def test_activation_error_is_at_most_half_a_step_inside_the_range(bits: int, see
     observer = RangeObserver("minmax", bits)
     observer.observe(x)
     quantizer.set_grid(*observer.grid())
+    scale, zero = float(quantizer.scale), int(quantizer.zero_point)
+    inside = (x >= -zero * scale) & (x <= (2**bits - 1 - zero) * scale)
     error = (quantizer(x) - x).abs()
-    assert float(error.max()) <= 1.001 * float(quantizer.scale)  # half a step, and half more where zero moved the grid
+    assert float(error[inside].max()) <= 0.5001 * scale
+    assert float(error.max()) <= 1.001 * scale  # the ends can lie outside by half a step, as zero is a level
     codes = affine_codes(x, quantizer.scale, int(quantizer.zero_point), bits)
     assert codes.min() >= 0 and codes.max() <= 2**bits - 1
     assert torch.equal(codes, codes.round())
@@ -283,7 +286,7 @@ def test_a_weight_that_is_nan_is_refused() -> None:
     model = network()
     with torch.no_grad():
         model.get_submodule("stages.0.conv1").weight[0] = float("nan")  # type: ignore[index]
-    with pytest.raises(ArgumentError, match=r"stages\.0\.conv1|NaN"):
+    with pytest.raises(ArgumentError, match=r"weight of layer stages\.0\.conv1"):
         rl.compress(model, weights=8, activations=8, calibration=images(2))
 
 

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import robustlab as rl
+from robustlab.core.digest import tensors_digest
 from robustlab.core.errors import ArgumentError, ModelFileError, RobustlabError
 from robustlab.deploy import fingerprint, model_name, read_model_file, scheme, stored_bytes
-from robustlab.deploy.file import _digest
 from robustlab.models import ModelInfo, build, set_info
 
 
@@ -117,7 +117,7 @@ def rewrite(source: Path, target: Path, change: object) -> None:
     metadata = json.loads(header["robustlab"])
     change(metadata, tensors, header)  # type: ignore[operator]
     header["robustlab"] = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
-    header["sha256"] = _digest(header["robustlab"], tensors)
+    header["sha256"] = tensors_digest(tensors, header["robustlab"])
     save_file(tensors, target, header)
 
 
@@ -241,7 +241,7 @@ def test_a_key_that_appears_twice_is_refused(saved: tuple[nn.Module, Path], tmp_
         header = dict(file.metadata())
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     header["robustlab"] = header["robustlab"][:-1] + ',"name":"other"}'
-    header["sha256"] = _digest(header["robustlab"], tensors)
+    header["sha256"] = tensors_digest(tensors, header["robustlab"])
     save_file(tensors, tmp_path / "twice.safetensors", header)
     with pytest.raises(ModelFileError, match="twice"):
         rl.load(tmp_path / "twice.safetensors")
