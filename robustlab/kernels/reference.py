@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustlab.kernels.layout import largest_code, unpack_rows
-from robustlab.kernels.spec import ActivationSpec, ConvGeometry
+from robustlab.kernels.layout import unpack_rows
+from robustlab.kernels.spec import ActivationSpec, ConvGeometry, largest_weight, zero_point_unit
 
 Shape = tuple[int, int, int, int]
 
@@ -24,10 +24,12 @@ def signs(x: Tensor) -> Tensor:
 
 
 def quantize(x: Tensor, activation: ActivationSpec) -> Tensor:
-    """code - zero_point as float32: clamp(rint(x / scale), -zero_point, 2^bits - 1 - zero_point), NaN -> 0."""
-    steps = torch.round(x / torch.tensor(activation.scale, dtype=torch.float32))
-    low, high = -activation.zero_point, 2**activation.bits - 1 - activation.zero_point
-    return torch.where(steps.isnan(), 0.0, steps.clamp(low, high))
+    """code - zero_point as float32, see `ActivationSpec`; NaN counts as x = 0."""
+    steps = x / torch.tensor(activation.scale, dtype=torch.float32)
+    half = 0.5 if activation.unit == 2 else 0.0
+    steps = torch.floor(steps) if half else torch.round(steps)
+    low, high = -activation.zero_point - half, 2**activation.bits - 1 - activation.zero_point - half
+    return torch.where(steps.isnan(), 0.0, steps).clamp(low, high) + half
 
 
 def _exact_dtype(bound: int) -> torch.dtype:
@@ -60,8 +62,20 @@ def binary_conv2d_acc(x: Tensor, data: Tensor, shape: Shape, geometry: ConvGeome
 
 
 def quant_conv2d_acc(
-    x: Tensor, data: Tensor, shape: Shape, bits: int, activation: ActivationSpec, geometry: ConvGeometry
+    x: Tensor,
+    data: Tensor,
+    shape: Shape,
+    bits: int,
+    activation: ActivationSpec,
+    geometry: ConvGeometry,
+    zero_point: float = 0,
 ) -> Tensor:
-    """int32 accumulators of the quantized convolution, (N, O, H', W')."""
-    bound = prod(shape[1:]) * activation.largest * largest_code(bits)
-    return _convolve(quantize(x, activation), unpack_rows(data, bits, shape), bound, geometry, 0.0)
+    """int32 accumulators of the quantized convolution, (N, O, H', W'), in units: a half-integer zero point doubles.
+
+    With unit 2 for a half-integer zero point, else 1: the sum of unit * (code - zero_point) of the activations times
+    the same of the weights, whose zero point is `zero_point`.
+    """
+    unit = zero_point_unit(zero_point)
+    codes = unit * unpack_rows(data, bits, shape).to(torch.float32) - unit * zero_point
+    bound = prod(shape[1:]) * activation.largest * largest_weight(bits, zero_point)
+    return _convolve(activation.unit * quantize(x, activation), codes, bound, geometry, 0.0)
