@@ -1,8 +1,8 @@
 """`freeze`: from a compressed model to the exact integer simulation of what is deployed.
 
-A frozen layer is *defined* on integer codes. With qx in 0..2^a - 1 and zero point z, or qx in {-1, +1}:
+A frozen layer is *defined* on integer codes. With qx in 0..2^a - 1 and zero point zx, or qx in {-1, +1}:
 
-    acc[o] = sum of (qx - z) * qw[o]          an exact integer
+    acc[o] = sum of (qx - zx) * (qw[o] - zw)   exact: a whole number, or a multiple of 1/4 with half-integer zero points
     y[o]   = fl(fl(fl(acc[o]) * s[o]) + b[o])  s = fl(s_x * s_w), found once, here
 
 A packed kernel that follows this gives the same bits.
@@ -20,29 +20,69 @@ from torch import Tensor, nn
 from robustlab.compress.layers import Affine, CompressedConv2d, CompressedLayer, CompressedLinear
 from robustlab.compress.quantizers import ActivationQuantizer, affine_codes
 from robustlab.compress.structure import BatchNorm, replace
-from robustlab.core.errors import RobustlabError, invalid
+from robustlab.core.errors import RobustlabError, check_int, invalid
 from robustlab.core.subgradients import sign_ste
 from robustlab.kernels import ActivationSpec, ConvGeometry
+from robustlab.kernels.spec import check_accumulator, check_weight_zero_point, largest_weight, zero_point_unit
 from robustlab.models import info_of, set_info
 
 _FLOAT32_EXACT = 1 << 24
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerScheme:
     """Everything about a frozen layer that is not a tensor.
 
-    `activation` is None for a binary layer; `geometry` is None for a linear layer.
+    `activation` is None for a binary layer; `geometry` is None for a linear layer. `weight_zero_point` is a multiple of
+    0.5: a weight is worth (code - weight_zero_point) steps. Raises `ArgumentError` for bits outside 1..8, a binary
+    layer with more than one, or a weight zero point that is not among the codes.
     """
 
     weight_bits: int
     activation: ActivationSpec | None
     geometry: ConvGeometry | None
+    weight_zero_point: float = 0
+
+    def __post_init__(self) -> None:
+        check_int("weight_bits", self.weight_bits, 1, 8)
+        if self.activation is None and self.weight_bits != 1:
+            raise invalid("weight_bits", self.weight_bits, "1 for a layer whose activations are signs")
+        zero_point = check_weight_zero_point(self.weight_bits, self.weight_zero_point)
+        object.__setattr__(self, "weight_zero_point", zero_point)
+
+    def __repr__(self) -> str:
+        """Part of a model's fingerprint: a zero point of 0 is not shown."""
+        zero_point = f", weight_zero_point={self.weight_zero_point}" if self.weight_zero_point else ""
+        parts = f"weight_bits={self.weight_bits}, activation={self.activation}, geometry={self.geometry}{zero_point}"
+        return f"LayerScheme({parts})"
 
     @property
     def activation_bits(self) -> int:
         """1 for a binary layer."""
         return 1 if self.activation is None else self.activation.bits
+
+    @property
+    def unit(self) -> int:
+        """1, 2 or 4: `unit` times the exact sum is what the kernels accumulate, a whole number."""
+        return (1 if self.activation is None else self.activation.unit) * zero_point_unit(self.weight_zero_point)
+
+    def check_accumulator(self, taps: int) -> None:
+        """Raise `ArgumentError` if the sum of `taps` products may leave the kernels' 32-bit accumulator."""
+        largest = 1 if self.activation is None else self.activation.largest
+        check_accumulator(taps, largest, largest_weight(self.weight_bits, self.weight_zero_point))
+
+    def unit_scale(self, scale: Tensor) -> Tensor:
+        """scale / unit, which the kernels multiply their accumulator with, float32 (O,).
+
+        The quotient is exact, so fl(fl(unit * acc) * (scale / unit)) = fl(fl(acc) * scale). Raises `ArgumentError` for
+        scales so small that it would not be.
+        """
+        if self.unit == 1:
+            return scale
+        result = scale / self.unit
+        if not torch.equal(result * self.unit, scale):
+            raise invalid("scale", f"{float(scale.abs().min()):g}", f"0, or float32 numbers that {self.unit} divides")
+        return result
 
 
 class FrozenLayer(nn.Module):
@@ -62,16 +102,17 @@ class FrozenLayer(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
         self.scheme = scheme
-        if scheme.activation is None:
-            largest = 1
-        else:
-            zero = scheme.activation.zero_point
-            largest = max(zero, (1 << scheme.activation.bits) - 1 - zero)
-        products = codes[0].numel() * largest * int(codes.abs().max() if codes.numel() else 0)
+        largest = 1 if scheme.activation is None else scheme.activation.largest
+        weight = zero_point_unit(scheme.weight_zero_point) * self.levels(torch.float64).abs()
+        products = codes[0].numel() * largest * int(weight.max() if weight.numel() else 0)
         self._dtype = torch.float32 if products < _FLOAT32_EXACT else torch.float64
 
+    def levels(self, dtype: torch.dtype) -> Tensor:
+        """(qw - zw) in the shape of the codes: exact."""
+        return self.codes.to(dtype) - self.scheme.weight_zero_point
+
     def input_codes(self, x: Tensor) -> Tensor:
-        """(qx - z) as float32, or the sign for a binary layer."""
+        """(qx - zx) as float32, or the sign for a binary layer."""
         spec = self.scheme.activation
         if spec is None:
             return sign_ste(x, "approx")
@@ -86,7 +127,7 @@ class FrozenLayer(nn.Module):
         if x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
             raise RobustlabError(f"input of a simulated layer is {x.dtype}; allowed: float32 without autocast")
         inputs = self.input_codes(x).to(self._dtype)
-        weight = self.codes.to(self._dtype)
+        weight = self.levels(self._dtype)
         if self.scheme.geometry is None:
             y = F.linear(inputs, weight).to(torch.float32) * self.scale
             return y if self.bias is None else y + self.bias

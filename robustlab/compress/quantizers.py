@@ -6,20 +6,33 @@ in training.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from robustlab.compress.observers import RangeObserver, weight_scale
-from robustlab.core.subgradients import clamp, round_ste, sign_ste
+from robustlab.core.subgradients import clamp, floor_ste, round_ste, sign_ste
 
 
-def affine_codes(x: Tensor, scale: Tensor, zero_point: int, bits: int) -> Tensor:
-    """clamp(rint(x / scale) + zero_point, 0, 2^bits - 1) as float32; NaN becomes the zero point (value 0).
+def rounded_codes(x: Tensor, scale: Tensor, zero_point: float) -> Tensor:
+    """Codes before they are clamped, as float32: rint(x / scale) + zero_point, half-integers floor and add 1/2 more.
+
+    Gradient with respect to x: 1 / scale.
+    """
+    steps = x / scale
+    if zero_point == int(zero_point):
+        return round_ste(steps) + zero_point
+    return floor_ste(steps) + (zero_point + 0.5)
+
+
+def affine_codes(x: Tensor, scale: Tensor, zero_point: float, bits: int) -> Tensor:
+    """Codes 0..2^bits - 1 as float32, by the rule of `robustlab.kernels.ActivationSpec`; NaN counts as x = 0.
 
     Gradient with respect to x: 1 / scale where the rounded code lies in the range, bounds included, else 0.
     """
-    codes = clamp(round_ste(x / scale) + zero_point, 0, (1 << bits) - 1)
-    return torch.where(torch.isnan(x), float(zero_point), codes)
+    codes = clamp(rounded_codes(x, scale, zero_point), 0, (1 << bits) - 1)
+    return torch.where(torch.isnan(x), float(math.ceil(zero_point)), codes)
 
 
 class ActivationQuantizer(nn.Module):

@@ -34,6 +34,16 @@ class _Round(torch.autograd.Function):
         return grads[0]
 
 
+class _Floor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.floor(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
 class _Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, surrogate: str) -> Tensor:
@@ -58,6 +68,12 @@ def clamp(x: Tensor, low: float, high: float) -> Tensor:
 def round_ste(x: Tensor) -> Tensor:
     """Round half to even; gradient 1 everywhere (straight-through estimator, Bengio et al. 2013)."""
     result: Tensor = _Round.apply(x)
+    return result
+
+
+def floor_ste(x: Tensor) -> Tensor:
+    """Round down; gradient 1 everywhere."""
+    result: Tensor = _Floor.apply(x)
     return result
 
 

@@ -28,8 +28,6 @@ from robustlab.core.keys import sample_keys, uniform
 from robustlab.deploy.packed import PackedLayer
 from robustlab.deploy.schema import SCHEMA, Layer, Metadata, describe_layer, parse_metadata
 from robustlab.kernels import from_planes, weight_planes
-from robustlab.kernels.layout import largest_code
-from robustlab.kernels.spec import check_accumulator
 from robustlab.models import ModelInfo, build, info_of, set_info
 
 _FORMAT = "robustlab"
@@ -223,10 +221,7 @@ def _packed_layer(
         raise ModelFileError(f"{where} stands for a {type(original).__name__}; allowed: Conv2d or Linear")
     if shape != expected:
         raise ModelFileError(f"{where} has shape {shape}; allowed: {expected}")
-    if (scheme.weight_bits == 1) != (scheme.activation is None):
-        raise ModelFileError(f"{where} mixes one-bit and multi-bit operands; allowed: both or neither")
-    largest = 1 if scheme.activation is None else scheme.activation.largest
-    check_accumulator(shape[1] * shape[2] * shape[3], largest, largest_code(scheme.weight_bits))
+    scheme.check_accumulator(shape[1] * shape[2] * shape[3])
     planes, scale = remaining.pop(f"{name}.planes", None), remaining.pop(f"{name}.scale", None)
     bias = remaining.pop(f"{name}.bias", None)
     if planes is None or scale is None:

@@ -32,6 +32,7 @@ class PackedLayer(nn.Module):
 
     def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None, scheme: LayerScheme) -> None:
         super().__init__()
+        scheme.unit_scale(scale)  # refuses one that the kernels could not use exactly
         groups = 1 if scheme.geometry is None else scheme.geometry.groups
         four = codes if codes.ndim == 4 else codes.reshape(*codes.shape, 1, 1)
         weight = pack_weight(four.to(torch.int8), scheme.weight_bits, groups)
@@ -65,22 +66,31 @@ class PackedLayer(nn.Module):
 
     def float_weight(self) -> Tensor:
         """De-quantized weights, float32, made on demand for the surrogate gradient."""
-        codes = self.codes().float()
+        codes = self.codes().float() - self.scheme.weight_zero_point
         scale = self.scale
         if self.scheme.activation is not None:
             scale = scale / self.scheme.activation.scale
         return codes * scale.reshape(-1, *([1] * (codes.ndim - 1)))
 
+    def unit_scale(self) -> Tensor:
+        """What the kernels multiply their accumulator with, float32 (O,): the scale, less their unit."""
+        return self.scale if self.scheme.unit == 1 else self.scale / self.scheme.unit
+
     def run_kernel(self, x: Tensor) -> Tensor:
         """The integer kernel and its epilogue, without a gradient."""
-        geometry, activation, weight = self.scheme.geometry, self.scheme.activation, self.weight()
+        geometry, activation, weight, scale = (
+            self.scheme.geometry,
+            self.scheme.activation,
+            self.weight(),
+            self.unit_scale(),
+        )
         if geometry is None:
             if activation is None:
-                return binary_linear(x, weight, self.scale, self.bias)
-            return quant_linear(x, weight, activation, self.scale, self.bias)
+                return binary_linear(x, weight, scale, self.bias)
+            return quant_linear(x, weight, activation, scale, self.bias)
         if activation is None:
-            return binary_conv2d(x, weight, self.scale, self.bias, geometry)
-        return quant_conv2d(x, weight, activation, self.scale, self.bias, geometry)
+            return binary_conv2d(x, weight, scale, self.bias, geometry)
+        return quant_conv2d(x, weight, activation, scale, self.bias, geometry)
 
     def forward(self, x: Tensor) -> Tensor:
         """Kernel forward, surrogate backward. Raises `RobustlabError` for anything but float32 on the CPU."""

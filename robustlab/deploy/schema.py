@@ -27,7 +27,7 @@ class Activation(_Strict):
     """Grid of a layer's input, see `robustlab.kernels.ActivationSpec`."""
 
     scale: float
-    zero_point: int
+    zero_point: int | float
     bits: int
 
 
@@ -42,12 +42,13 @@ class Geometry(_Strict):
 
 
 class Layer(_Strict):
-    """One packed layer. `shape` is (O, C / groups, kh, kw)."""
+    """One packed layer. `shape` is (O, C / groups, kh, kw). A weight zero point of 0 is not written."""
 
     weight_bits: Annotated[int, Field(ge=1, le=8)]
     shape: Annotated[list[Size], Field(min_length=4, max_length=4)]
     activation: Activation | None
     geometry: Geometry | None
+    weight_zero_point: int | float = 0
 
     def scheme(self) -> LayerScheme:
         """As the packed layer takes it; raises `ArgumentError` for values outside their ranges."""
@@ -62,7 +63,7 @@ class Layer(_Strict):
                 g.groups,
                 g.padding_value,
             )
-        return LayerScheme(self.weight_bits, activation, geometry)
+        return LayerScheme(self.weight_bits, activation, geometry, self.weight_zero_point)
 
 
 class Metadata(_Strict):
@@ -82,7 +83,9 @@ class Metadata(_Strict):
 
     def canonical(self) -> str:
         """The one JSON text of these values, over which the file's hash is taken."""
-        return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return json.dumps(
+            self.model_dump(exclude_defaults=True), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
 
 
 def describe_layer(scheme: LayerScheme, shape: tuple[int, int, int, int]) -> Layer:
@@ -103,6 +106,7 @@ def describe_layer(scheme: LayerScheme, shape: tuple[int, int, int, int]) -> Lay
             groups=geometry.groups,
             padding_value=geometry.padding_value,
         ),
+        weight_zero_point=scheme.weight_zero_point,
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from robustlab.compress.quantizers import rounded_codes
 from robustlab.core.errors import check_choice, invalid
 from robustlab.core.subgradients import SIGN_SURROGATES, sign_derivative
 from robustlab.kernels import ActivationSpec
@@ -54,7 +55,7 @@ class StraightThrough:
 
     def quantizer_derivative(self, x: Tensor, activation: ActivationSpec) -> Tensor:
         """See `Surrogate.quantizer_derivative`."""
-        codes = torch.round(x / torch.tensor(activation.scale, dtype=torch.float32)) + activation.zero_point
+        codes = rounded_codes(x, torch.tensor(activation.scale, dtype=torch.float32), activation.zero_point)
         return ((codes >= 0) & (codes <= (1 << activation.bits) - 1)).to(x.dtype)
 
     def sign_derivative(self, x: Tensor) -> Tensor:
