@@ -35,12 +35,19 @@ class PackedLayer(nn.Module):
         scheme.unit_scale(scale)  # refuses one that the kernels could not use exactly
         groups = 1 if scheme.geometry is None else scheme.geometry.groups
         four = codes if codes.ndim == 4 else codes.reshape(*codes.shape, 1, 1)
-        weight = pack_weight(four.to(torch.int8), scheme.weight_bits, groups)
+        weight = pack_weight(
+            four.to(torch.int8),
+            scheme.weight_bits,
+            groups,
+            activation_bits=0 if scheme.activation is None else scheme.activation.bits,
+            lines=scheme.geometry is None or scheme.geometry.dilation[1] == 1,
+            zero_point=scheme.weight_zero_point,
+        )
         self.register_buffer("packed", weight.data)
+        self.form = weight.form
         self.register_buffer("scale", scale.contiguous())
         self.register_buffer("bias", None if bias is None else bias.contiguous())
         self.shape = weight.shape
-        self.groups = groups
         self.scheme = scheme
         self.surrogate: Surrogate = StraightThrough()
 
@@ -57,7 +64,7 @@ class PackedLayer(nn.Module):
 
     def weight(self) -> PackedWeight:
         """The packed weights as the kernels take them."""
-        return PackedWeight(self.packed, self.scheme.weight_bits, self.shape, self.groups)
+        return PackedWeight(self.packed, self.form)
 
     def codes(self) -> Tensor:
         """int8 codes (O, C / groups, kh, kw), or (O, K) for a linear layer."""

@@ -9,14 +9,8 @@ from robustlab.kernels.functional import (
     quant_conv2d_acc,
     quant_linear,
 )
-from robustlab.kernels.layout import (
-    PackedWeight,
-    from_planes,
-    pack_weight,
-    packed_bytes,
-    unpack_weight,
-    weight_planes,
-)
+from robustlab.kernels.layout import from_planes, weight_planes
+from robustlab.kernels.prepack import PackedWeight, WeightForm, pack_weight, unpack_weight
 from robustlab.kernels.spec import PADDING_VALUES, ActivationSpec, ConvGeometry
 
 __all__ = [
@@ -25,6 +19,7 @@ __all__ = [
     "ActivationSpec",
     "ConvGeometry",
     "PackedWeight",
+    "WeightForm",
     "available",
     "backend",
     "binary_conv2d",
@@ -33,7 +28,6 @@ __all__ = [
     "from_planes",
     "info",
     "pack_weight",
-    "packed_bytes",
     "quant_conv2d",
     "quant_conv2d_acc",
     "quant_linear",

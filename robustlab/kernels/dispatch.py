@@ -14,7 +14,7 @@ from types import ModuleType
 
 from robustlab.core.errors import invalid
 
-BACKENDS = ("reference", "scalar", "avx512")
+BACKENDS = ("reference", "scalar", "neon", "avx2", "avx512")
 """Every backend by name, slowest first."""
 
 _VARIABLE = "ROBUSTLAB_KERNELS"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from robustlab.core.errors import invalid
-from robustlab.kernels.layout import PackedWeight
-from robustlab.kernels.ops import flat_geometry  # importing it registers torch.ops.robustlab
+from robustlab.kernels.ops import flat_form, flat_geometry  # importing them registers torch.ops.robustlab
+from robustlab.kernels.prepack import PackedWeight
 from robustlab.kernels.spec import ActivationSpec, ConvGeometry
 
 _OPS = torch.ops.robustlab
@@ -24,19 +24,8 @@ _quant_conv2d_acc = _OPS.quant_conv2d_acc.default
 _binary_linear = _OPS.binary_linear.default
 _quant_linear = _OPS.quant_linear.default
 
-_flat = lru_cache(maxsize=1024)(flat_geometry)
-
-
-def _place(weight: PackedWeight, geometry: ConvGeometry) -> tuple[int, ...]:
-    if weight.groups != geometry.groups:
-        raise invalid("geometry", geometry, f"the {weight.groups} groups the weights were packed for")
-    return _flat(geometry)
-
-
-def _one_bit(weight: PackedWeight) -> PackedWeight:
-    if weight.bits != 1:
-        raise invalid("weight", f"weights of {weight.bits} bits", "weights of 1 bit")
-    return weight
+_flat_geometry = lru_cache(maxsize=1024)(flat_geometry)
+_flat_form = lru_cache(maxsize=4096)(flat_form)
 
 
 def binary_conv2d(
@@ -46,14 +35,14 @@ def binary_conv2d(
 
     sign is -1 where x < 0, else +1 (zeros and NaN give +1). scale and bias are float32 (O,).
     """
-    place = _place(_one_bit(weight), geometry)
-    return _binary_conv2d(x, weight.data, weight.shape, scale, bias, place)  # type: ignore[no-any-return]
+    form, place = _flat_form(weight.form), _flat_geometry(geometry)
+    return _binary_conv2d(x, weight.data, form, scale, bias, place)  # type: ignore[no-any-return]
 
 
 def binary_conv2d_acc(x: Tensor, weight: PackedWeight, geometry: ConvGeometry) -> Tensor:
     """int32 accumulators of `binary_conv2d`, (N, O, H', W')."""
-    place = _place(_one_bit(weight), geometry)
-    return _binary_conv2d_acc(x, weight.data, weight.shape, place)  # type: ignore[no-any-return]
+    form, place = _flat_form(weight.form), _flat_geometry(geometry)
+    return _binary_conv2d_acc(x, weight.data, form, place)  # type: ignore[no-any-return]
 
 
 def quant_conv2d(
@@ -64,30 +53,39 @@ def quant_conv2d(
     bias: Tensor | None,
     geometry: ConvGeometry,
 ) -> Tensor:
-    """Convolve the codes of x, less their zero point, with weight codes: float32 (N, C, H, W) -> (N, O, H', W').
+    """Convolve the codes of x, less their zero point, with those of the weights: float32 (N, C, H, W) -> (N, O, H', W').
 
-    scale and bias are float32 (O,). K * max|code - zero_point| * max|weight code| must stay below 2^31.
+    scale and bias are float32 (O,). Products of code - zero_point must sum to less than 2^31 in magnitude, counted in
+    halves where a zero point is a half-integer. The weights must be packed for the activations' bits.
     """
-    place = _place(weight, geometry)
-    spec = (weight.bits, activation.scale, activation.zero_point, activation.bits)
-    return _quant_conv2d(x, weight.data, weight.shape, *spec, scale, bias, place)  # type: ignore[no-any-return]
+    form, place = _quant_form(weight, activation), _flat_geometry(geometry)
+    spec = (activation.scale, activation.zero_point)
+    return _quant_conv2d(x, weight.data, form, *spec, scale, bias, place)  # type: ignore[no-any-return]
 
 
 def quant_conv2d_acc(x: Tensor, weight: PackedWeight, activation: ActivationSpec, geometry: ConvGeometry) -> Tensor:
-    """int32 accumulators of `quant_conv2d`, (N, O, H', W')."""
-    place = _place(weight, geometry)
-    spec = (weight.bits, activation.scale, activation.zero_point, activation.bits)
-    return _quant_conv2d_acc(x, weight.data, weight.shape, *spec, place)  # type: ignore[no-any-return]
+    """int32 accumulators of `quant_conv2d`, (N, O, H', W'): in units of 1, or 1/2 for every half-integer zero point."""
+    form, place = _quant_form(weight, activation), _flat_geometry(geometry)
+    spec = (activation.scale, activation.zero_point)
+    return _quant_conv2d_acc(x, weight.data, form, *spec, place)  # type: ignore[no-any-return]
 
 
 def binary_linear(x: Tensor, weight: PackedWeight, scale: Tensor, bias: Tensor | None) -> Tensor:
     """Multiply sign(x), float32 (..., K), with weights (O, K, 1, 1) in {-1, +1}: float32 (..., O)."""
-    return _binary_linear(x, _one_bit(weight).data, weight.shape, scale, bias)  # type: ignore[no-any-return]
+    return _binary_linear(x, weight.data, _flat_form(weight.form), scale, bias)  # type: ignore[no-any-return]
 
 
 def quant_linear(
     x: Tensor, weight: PackedWeight, activation: ActivationSpec, scale: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """Multiply the codes of x, float32 (..., K), less their zero point, with codes (O, K, 1, 1): float32 (..., O)."""
-    spec = (weight.bits, activation.scale, activation.zero_point, activation.bits)
-    return _quant_linear(x, weight.data, weight.shape, *spec, scale, bias)  # type: ignore[no-any-return]
+    """Multiply the codes of x, float32 (..., K), less their zero point, with those of weights (O, K, 1, 1)."""
+    form = _quant_form(weight, activation)
+    spec = (activation.scale, activation.zero_point)
+    return _quant_linear(x, weight.data, form, *spec, scale, bias)  # type: ignore[no-any-return]
+
+
+def _quant_form(weight: PackedWeight, activation: ActivationSpec) -> tuple[int, ...]:
+    if weight.form.activation_bits != activation.bits:
+        packed = weight.form.activation_bits
+        raise invalid("activation", activation, f"{packed or 'no'} bits, for which the weights were packed")
+    return _flat_form(weight.form)

@@ -1,7 +1,7 @@
 """The kernels as torch operators `torch.ops.robustlab.*`: checked arguments, CPU implementation, fake implementation.
 
 The operators are forward only and take flat arguments; `robustlab.kernels` wraps them with the dataclasses:
-    shape     (O, C/groups, kh, kw)
+    form      (O, C/groups, kh, kw, bits, groups, activation bits (0: signs), lines, twice the weights' zero point)
     geometry  (stride, stride, padding, padding, dilation, dilation, groups, index of the padding value)
 """
 
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from robustlab.core.errors import check_int, invalid
 from robustlab.kernels import dispatch, reference
-from robustlab.kernels.layout import largest_code, packed_bytes
-from robustlab.kernels.spec import PADDING_VALUES, ActivationSpec, ConvGeometry, check_accumulator, shown
+from robustlab.kernels.prepack import WeightForm, cached_form
+from robustlab.kernels.spec import PADDING_VALUES, ActivationSpec, ConvGeometry, check_accumulator, largest_weight, shown
 
-_BINARY = "Tensor x, Tensor weight, int[] shape"
-_QUANT = "Tensor x, Tensor weight, int[] shape, int bits, float scale_x, int zero_point, int bits_x"
+_BINARY = "Tensor x, Tensor weight, int[] form"
+_QUANT = "Tensor x, Tensor weight, int[] form, float scale_x, float zero_point"
 _AFFINE = "Tensor scale, Tensor? bias"
 
 SCHEMAS = {
@@ -35,7 +35,6 @@ SCHEMAS = {
 
 _library = torch.library.Library("robustlab", "FRAGMENT")
 Ints = Sequence[int]
-Shape = tuple[int, int, int, int]
 Affine = tuple[Tensor, Tensor | None]
 _POINTWISE = (1, 1, 0, 0, 1, 1, 1, 0)
 
@@ -46,6 +45,12 @@ def flat_geometry(geometry: ConvGeometry) -> tuple[int, ...]:
     return (*geometry.stride, *geometry.padding, *geometry.dilation, geometry.groups, padding_value)
 
 
+def flat_form(form: WeightForm) -> tuple[int, ...]:
+    """The flat form of a weight's form that the operators take."""
+    doubled = round(2 * form.zero_point)
+    return (*form.shape, form.bits, form.groups, form.activation_bits, int(form.lines), doubled)
+
+
 @lru_cache(maxsize=1024)
 def _geometry(flat: tuple[int, ...]) -> ConvGeometry:
     if len(flat) != 8:
@@ -54,30 +59,30 @@ def _geometry(flat: tuple[int, ...]) -> ConvGeometry:
     return ConvGeometry((flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]), flat[6], padding_value)
 
 
-def _shape(flat: Ints) -> Shape:
-    if len(flat) != 4 or min(flat) < 1:
-        raise invalid("shape", tuple(flat), "(O, C/groups, kh, kw)")
-    out, channels, height, width = flat
-    return out, channels, height, width
+@lru_cache(maxsize=4096)
+def _form(flat: tuple[int, ...]) -> tuple[WeightForm, int]:
+    """The checked form, and the bytes of its prepacked weights."""
+    if len(flat) != 9:
+        raise invalid("form", flat, "9 whole numbers, see robustlab.kernels.ops")
+    form = cached_form(
+        (flat[0], flat[1], flat[2], flat[3]), flat[4], flat[5], flat[6], bool(flat[7]), flat[8] / 2
+    )
+    return form, form.packed_bytes
 
 
-@lru_cache(maxsize=1024)
-def _packed(flat: tuple[int, ...], bits: int) -> tuple[Shape, int]:
-    """The checked shape, and the bytes its prepacked weights take."""
-    shape = _shape(flat)
-    return shape, packed_bytes(shape, check_int("bits", bits, 1, 8))
-
-
-@lru_cache(maxsize=1024)
-def _activation(scale: float, zero_point: int, bits: int) -> ActivationSpec:
+@lru_cache(maxsize=4096)
+def _activation(scale: float, zero_point: float, bits: int) -> ActivationSpec:
     return ActivationSpec(scale, zero_point, bits)
 
 
-def _check_weight(weight: Tensor, flat: Ints, bits: int) -> Shape:
-    shape, size = _packed(tuple(flat), bits)
+def _checked_form(weight: Tensor, flat: Ints, binary: bool) -> WeightForm:
+    form, size = _form(tuple(flat))
     if weight.dtype != torch.uint8 or weight.shape != (size,) or not weight.is_contiguous():
         raise invalid("weight", shown(weight), f"a prepacked uint8 tensor ({size},)")
-    return shape
+    if binary != (form.activation_bits == 0):
+        allowed = "weights packed for signs" if binary else "weights packed for activations of 1 to 8 bits"
+        raise invalid("form", tuple(flat), allowed)
+    return form
 
 
 def _check_affine(scale: Tensor, bias: Tensor | None, out: int) -> Affine:
@@ -87,13 +92,16 @@ def _check_affine(scale: Tensor, bias: Tensor | None, out: int) -> Affine:
     return scale, bias
 
 
-def _output_shape(image: tuple[int, ...], shape: Shape, geometry: ConvGeometry) -> tuple[int, int, int, int]:
-    """Check the shape of x against the weights and return that of the output."""
-    out, channels, height, width = shape
+def _output_shape(image: tuple[int, ...], form: WeightForm, geometry: ConvGeometry) -> tuple[int, int, int, int]:
+    """Check the geometry and the shape of x against the weights and return the shape of the output."""
+    out, channels, height, width = form.shape
+    if geometry.groups != form.groups:
+        raise invalid("geometry", geometry, f"the {form.groups} groups the weights were packed for")
+    if form.groups == 1 and width > 1 and form.lines != (geometry.dilation[1] == 1):
+        packed = "1" if form.lines else "above 1"
+        raise invalid("geometry", geometry, f"a horizontal dilation {packed}, for which the weights were packed")
     if len(image) != 4 or image[1] != channels * geometry.groups or image[2] == 0 or image[3] == 0:
         raise invalid("x", image, f"a tensor (N, {channels * geometry.groups}, H, W) with H, W >= 1")
-    if out % geometry.groups:
-        raise invalid("groups", geometry.groups, f"a divisor of the {out} output channels")
     return (image[0], out, *geometry.output_size((image[2], image[3]), (height, width)))
 
 
@@ -105,152 +113,154 @@ def _check_float(x: Tensor) -> None:
         raise invalid("x", shown(x), "a float32 tensor")
 
 
-def _check_rows(x: Tensor, shape: Shape) -> None:
-    if shape[2:] != (1, 1):
-        raise invalid("shape", shape, "(O, K, 1, 1)")
+def _check_rows(x: Tensor, form: WeightForm) -> None:
+    if form.shape[2:] != (1, 1):
+        raise invalid("form", form.shape, "(O, K, 1, 1)")
     _check_float(x)
-    if x.ndim < 1 or x.shape[-1] != shape[1]:
-        raise invalid("x", shown(x), f"a tensor (..., {shape[1]})")
+    if x.ndim < 1 or x.shape[-1] != form.shape[1]:
+        raise invalid("x", shown(x), f"a tensor (..., {form.shape[1]})")
 
 
-def _native() -> ModuleType | None:
+def native_kernels() -> ModuleType | None:
+    """The extension, or None where the reference kernels run."""
     return None if dispatch.backend() == "reference" else dispatch.extension()
 
 
-class _Call:
-    """Checked operands on their way to the extension: tensors kept alive here, their addresses handed over."""
+def _run_native(
+    native: ModuleType,
+    x: Tensor,
+    weight: Tensor,
+    form: Ints,
+    affine: Affine | None,
+    geometry: Ints,
+    output: Ints,
+    activation: ActivationSpec | None,
+) -> Tensor:
+    """Hand checked operands to the extension, by address; the tensors are kept alive here."""
+    scale, bias = affine or (None, None)
+    for name, tensor in (("x", x), ("weight", weight), ("scale", scale), ("bias", bias)):
+        if tensor is not None and not tensor.is_cpu:
+            raise invalid(name, shown(tensor), "a tensor on the cpu")
+    x = x.contiguous()
+    scale = scale.contiguous() if scale is not None else None
+    bias = bias.contiguous() if bias is not None else None
+    y = torch.empty(output, dtype=torch.int32 if affine is None else torch.float32)
+    native.conv2d(
+        dispatch.backend(),
+        torch.get_num_threads(),
+        (x.data_ptr(), x.numel()),
+        (weight.data_ptr(), weight.numel()),
+        scale.data_ptr() if scale is not None else 0,
+        bias.data_ptr() if bias is not None else 0,
+        (y.data_ptr(), y.numel()),
+        tuple(x.shape),
+        tuple(form),
+        tuple(geometry),
+        1.0 if activation is None else activation.scale,
+        0 if activation is None else activation.doubled_zero,
+    )
+    return y
 
-    def __init__(self, x: Tensor, weight: Tensor, shape: Shape, affine: Affine | None, geometry: Ints, output: Ints):
-        scale, bias = affine or (None, None)
-        for name, tensor in (("x", x), ("weight", weight), ("scale", scale), ("bias", bias)):
-            if tensor is not None and not tensor.is_cpu:
-                raise invalid(name, shown(tensor), "a tensor on the cpu")
-        self.x = x.contiguous()
-        self.scale = scale.contiguous() if scale is not None else None
-        self.bias = bias.contiguous() if bias is not None else None
-        self.y = torch.empty(output, dtype=torch.int32 if affine is None else torch.float32)
-        self.arguments = (
-            dispatch.backend(),
-            torch.get_num_threads(),
-            (self.x.data_ptr(), self.x.numel()),
-            (weight.data_ptr(), weight.numel()),
-            self.scale.data_ptr() if self.scale is not None else 0,
-            self.bias.data_ptr() if self.bias is not None else 0,
-            (self.y.data_ptr(), self.y.numel()),
-            (*x.shape, *shape),
-            tuple(geometry[:7]),
-        )
 
-
-def _binary(x: Tensor, weight: Tensor, shape: Shape, affine: Affine | None, flat: Ints) -> Tensor:
-    geometry = _geometry(tuple(flat))
+def _binary(x: Tensor, weight: Tensor, flat: Ints, affine: Affine | None, geometry: Ints, form: WeightForm) -> Tensor:
+    place = _geometry(tuple(geometry))
     _check_float(x)
-    output = _cached_output_shape(x.shape, shape, geometry)
-    native = _native()
+    output = _cached_output_shape(x.shape, form, place)
+    native = native_kernels()
     if native is not None:
-        call = _Call(x, weight, shape, affine, flat, output)
-        native.binary_conv2d(*call.arguments, flat[7])
-        return call.y
-    acc = reference.binary_conv2d_acc(x, weight, shape, geometry)
+        return _run_native(native, x, weight, flat, affine, geometry, output, None)
+    acc = reference.binary_conv2d_acc(x, weight, form, place)
     return acc if affine is None else reference.affine(acc, *affine)
 
 
 def _quant(
     x: Tensor,
     weight: Tensor,
-    shape: Shape,
-    bits: int,
+    flat: Ints,
     activation: ActivationSpec,
     affine: Affine | None,
-    flat: Ints,
+    geometry: Ints,
+    form: WeightForm,
 ) -> Tensor:
-    geometry = _geometry(tuple(flat))
-    if geometry.padding_value != "zero":
-        raise invalid("padding_value", geometry.padding_value, "zero for a quantized layer")
-    check_accumulator(prod(shape[1:]), activation.largest, largest_code(bits))
+    place = _geometry(tuple(geometry))
+    if place.padding_value != "zero":
+        raise invalid("padding_value", place.padding_value, "zero for a quantized layer")
+    check_accumulator(prod(form.shape[1:]), activation.largest, largest_weight(form.bits, form.zero_point))
     _check_float(x)
-    output = _cached_output_shape(x.shape, shape, geometry)
-    native = _native()
+    output = _cached_output_shape(x.shape, form, place)
+    native = native_kernels()
     if native is not None:
-        call = _Call(x, weight, shape, affine, flat, output)
-        native.quant_conv2d(*call.arguments, bits, activation.scale, activation.zero_point, activation.bits)
-        return call.y
-    acc = reference.quant_conv2d_acc(x, weight, shape, bits, activation, geometry)
-    return acc if affine is None else reference.affine(acc, *affine)
+        return _run_native(native, x, weight, flat, affine, geometry, output, activation)
+    acc = reference.quant_conv2d_acc(x, weight, form, activation, place)
+    return acc if affine is None else reference.affine(acc, reference.unit_scale(affine[0], form, activation), affine[1])
 
 
-def _binary_conv2d(
-    x: Tensor, weight: Tensor, shape: Ints, scale: Tensor, bias: Tensor | None, geometry: Ints
-) -> Tensor:
-    checked = _check_weight(weight, shape, 1)
-    return _binary(x, weight, checked, _check_affine(scale, bias, checked[0]), geometry)
+def _binary_conv2d(x: Tensor, weight: Tensor, form: Ints, scale: Tensor, bias: Tensor | None, geometry: Ints) -> Tensor:
+    checked = _checked_form(weight, form, True)
+    return _binary(x, weight, form, _check_affine(scale, bias, checked.shape[0]), geometry, checked)
 
 
-def _binary_conv2d_acc(x: Tensor, weight: Tensor, shape: Ints, geometry: Ints) -> Tensor:
-    return _binary(x, weight, _check_weight(weight, shape, 1), None, geometry)
+def _binary_conv2d_acc(x: Tensor, weight: Tensor, form: Ints, geometry: Ints) -> Tensor:
+    return _binary(x, weight, form, None, geometry, _checked_form(weight, form, True))
 
 
 def _quant_conv2d(
     x: Tensor,
     weight: Tensor,
-    shape: Ints,
-    bits: int,
+    form: Ints,
     scale_x: float,
-    zero_point: int,
-    bits_x: int,
+    zero_point: float,
     scale: Tensor,
     bias: Tensor | None,
     geometry: Ints,
 ) -> Tensor:
-    checked = _check_weight(weight, shape, bits)
-    affine = _check_affine(scale, bias, checked[0])
-    return _quant(x, weight, checked, bits, _activation(scale_x, zero_point, bits_x), affine, geometry)
+    checked = _checked_form(weight, form, False)
+    affine = _check_affine(scale, bias, checked.shape[0])
+    activation = _activation(scale_x, zero_point, checked.activation_bits)
+    return _quant(x, weight, form, activation, affine, geometry, checked)
 
 
 def _quant_conv2d_acc(
-    x: Tensor, weight: Tensor, shape: Ints, bits: int, scale_x: float, zero_point: int, bits_x: int, geometry: Ints
+    x: Tensor, weight: Tensor, form: Ints, scale_x: float, zero_point: float, geometry: Ints
 ) -> Tensor:
-    checked = _check_weight(weight, shape, bits)
-    return _quant(x, weight, checked, bits, _activation(scale_x, zero_point, bits_x), None, geometry)
+    checked = _checked_form(weight, form, False)
+    activation = _activation(scale_x, zero_point, checked.activation_bits)
+    return _quant(x, weight, form, activation, None, geometry, checked)
 
 
-def _as_image(x: Tensor, shape: Shape) -> Tensor:
-    _check_rows(x, shape)
-    return x.reshape(prod(x.shape[:-1]), shape[1], 1, 1)
+def _as_image(x: Tensor, form: WeightForm) -> Tensor:
+    _check_rows(x, form)
+    return x.reshape(prod(x.shape[:-1]), form.shape[1], 1, 1)
 
 
-def _binary_linear(x: Tensor, weight: Tensor, shape: Ints, scale: Tensor, bias: Tensor | None) -> Tensor:
-    checked = _check_weight(weight, shape, 1)
-    affine = _check_affine(scale, bias, checked[0])
-    return _binary(_as_image(x, checked), weight, checked, affine, _POINTWISE).view(*x.shape[:-1], checked[0])
+def _binary_linear(x: Tensor, weight: Tensor, form: Ints, scale: Tensor, bias: Tensor | None) -> Tensor:
+    checked = _checked_form(weight, form, True)
+    out = checked.shape[0]
+    image = _as_image(x, checked)
+    y = _binary(image, weight, form, _check_affine(scale, bias, out), _POINTWISE, checked)
+    return y.view(*x.shape[:-1], out)
 
 
 def _quant_linear(
-    x: Tensor,
-    weight: Tensor,
-    shape: Ints,
-    bits: int,
-    scale_x: float,
-    zero_point: int,
-    bits_x: int,
-    scale: Tensor,
-    bias: Tensor | None,
+    x: Tensor, weight: Tensor, form: Ints, scale_x: float, zero_point: float, scale: Tensor, bias: Tensor | None
 ) -> Tensor:
-    checked = _check_weight(weight, shape, bits)
-    affine = _check_affine(scale, bias, checked[0])
-    activation = _activation(scale_x, zero_point, bits_x)
-    y = _quant(_as_image(x, checked), weight, checked, bits, activation, affine, _POINTWISE)
-    return y.view(*x.shape[:-1], checked[0])
+    checked = _checked_form(weight, form, False)
+    out = checked.shape[0]
+    activation = _activation(scale_x, zero_point, checked.activation_bits)
+    image = _as_image(x, checked)
+    y = _quant(image, weight, form, activation, _check_affine(scale, bias, out), _POINTWISE, checked)
+    return y.view(*x.shape[:-1], out)
 
 
-def _fake_conv2d(x: Tensor, shape: Ints, geometry: Ints, dtype: torch.dtype) -> Tensor:
+def _fake_conv2d(x: Tensor, form: Ints, geometry: Ints, dtype: torch.dtype) -> Tensor:
     _check_float(x)
-    return x.new_empty(_output_shape(x.shape, _shape(shape), _geometry(tuple(geometry))), dtype=dtype)
+    return x.new_empty(_output_shape(x.shape, _form(tuple(form))[0], _geometry(tuple(geometry))), dtype=dtype)
 
 
-def _fake_linear(x: Tensor, shape: Ints) -> Tensor:
-    _check_rows(x, _shape(shape))
-    return x.new_empty((*x.shape[:-1], shape[0]))
+def _fake_linear(x: Tensor, form: Ints) -> Tensor:
+    checked = _form(tuple(form))[0]
+    _check_rows(x, checked)
+    return x.new_empty((*x.shape[:-1], checked.shape[0]))
 
 
 _CPU: dict[str, Callable[..., Tensor]] = {
@@ -263,12 +273,12 @@ _CPU: dict[str, Callable[..., Tensor]] = {
 }
 
 _FAKE: dict[str, Callable[..., Tensor]] = {
-    "binary_conv2d": lambda x, weight, shape, *rest: _fake_conv2d(x, shape, rest[-1], torch.float32),
-    "binary_conv2d_acc": lambda x, weight, shape, *rest: _fake_conv2d(x, shape, rest[-1], torch.int32),
-    "quant_conv2d": lambda x, weight, shape, *rest: _fake_conv2d(x, shape, rest[-1], torch.float32),
-    "quant_conv2d_acc": lambda x, weight, shape, *rest: _fake_conv2d(x, shape, rest[-1], torch.int32),
-    "binary_linear": lambda x, weight, shape, *rest: _fake_linear(x, shape),
-    "quant_linear": lambda x, weight, shape, *rest: _fake_linear(x, shape),
+    "binary_conv2d": lambda x, weight, form, *rest: _fake_conv2d(x, form, rest[-1], torch.float32),
+    "binary_conv2d_acc": lambda x, weight, form, *rest: _fake_conv2d(x, form, rest[-1], torch.int32),
+    "quant_conv2d": lambda x, weight, form, *rest: _fake_conv2d(x, form, rest[-1], torch.float32),
+    "quant_conv2d_acc": lambda x, weight, form, *rest: _fake_conv2d(x, form, rest[-1], torch.int32),
+    "binary_linear": lambda x, weight, form, *rest: _fake_linear(x, form),
+    "quant_linear": lambda x, weight, form, *rest: _fake_linear(x, form),
 }
 
 for _name, _schema in SCHEMAS.items():

@@ -12,11 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustlab.kernels.layout import unpack_rows
+from robustlab.kernels.prepack import WeightForm, unpack_data
 from robustlab.kernels.spec import ActivationSpec, ConvGeometry, largest_weight, zero_point_unit
-
-Shape = tuple[int, int, int, int]
-
 
 def signs(x: Tensor) -> Tensor:
     """-1 where x < 0, else +1 (so +0, -0 and NaN give +1), float32."""
@@ -55,27 +52,26 @@ def affine(acc: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias.view(shape)
 
 
-def binary_conv2d_acc(x: Tensor, data: Tensor, shape: Shape, geometry: ConvGeometry) -> Tensor:
+def unit_scale(scale: Tensor, form: WeightForm, activation: ActivationSpec) -> Tensor:
+    """The scale of accumulators in units: the scale of true codes over a power of two."""
+    return scale / (activation.unit * zero_point_unit(form.zero_point))
+
+
+def binary_conv2d_acc(x: Tensor, data: Tensor, form: WeightForm, geometry: ConvGeometry) -> Tensor:
     """int32 accumulators of the binary convolution, (N, O, H', W')."""
     fill = {"zero": 0.0, "one": 1.0, "neg_one": -1.0}[geometry.padding_value]
-    return _convolve(signs(x), unpack_rows(data, 1, shape), prod(shape[1:]), geometry, fill)
+    return _convolve(signs(x), unpack_data(data, form), prod(form.shape[1:]), geometry, fill)
 
 
 def quant_conv2d_acc(
-    x: Tensor,
-    data: Tensor,
-    shape: Shape,
-    bits: int,
-    activation: ActivationSpec,
-    geometry: ConvGeometry,
-    zero_point: float = 0,
+    x: Tensor, data: Tensor, form: WeightForm, activation: ActivationSpec, geometry: ConvGeometry
 ) -> Tensor:
     """int32 accumulators of the quantized convolution, (N, O, H', W'), in units: a half-integer zero point doubles.
 
     With unit 2 for a half-integer zero point, else 1: the sum of unit * (code - zero_point) of the activations times
-    the same of the weights, whose zero point is `zero_point`.
+    the same of the weights.
     """
-    unit = zero_point_unit(zero_point)
-    codes = unit * unpack_rows(data, bits, shape).to(torch.float32) - unit * zero_point
-    bound = prod(shape[1:]) * activation.largest * largest_weight(bits, zero_point)
+    unit = zero_point_unit(form.zero_point)
+    codes = unit * unpack_data(data, form).to(torch.float32) - unit * form.zero_point
+    bound = prod(form.shape[1:]) * activation.largest * largest_weight(form.bits, form.zero_point)
     return _convolve(activation.unit * quantize(x, activation), codes, bound, geometry, 0.0)

@@ -14,11 +14,13 @@ from torch import Tensor
 from robustlab import kernels
 from robustlab.core import ArgumentError
 from robustlab.kernels import ActivationSpec, ConvGeometry
+from robustlab.kernels.ops import flat_form
 
 BINARY = kernels.pack_weight(torch.ones(6, 4, 3, 3, dtype=torch.int8), 1)
-QUANT = kernels.pack_weight(torch.ones(6, 4, 3, 3, dtype=torch.int8), 4)
+QUANT = kernels.pack_weight(torch.ones(6, 4, 3, 3, dtype=torch.int8), 4, activation_bits=4)
 POINT = kernels.pack_weight(torch.ones(6, 4, 1, 1, dtype=torch.int8), 1)
-GROUPED = kernels.pack_weight(torch.ones(6, 2, 3, 3, dtype=torch.int8), 4, groups=2)
+POINT4 = kernels.pack_weight(torch.ones(6, 4, 1, 1, dtype=torch.int8), 1, activation_bits=4)
+GROUPED = kernels.pack_weight(torch.ones(6, 2, 3, 3, dtype=torch.int8), 4, groups=2, activation_bits=4)
 SPEC = ActivationSpec(0.1, 3, 4)
 PLAIN = ConvGeometry()
 X = torch.zeros(2, 4, 5, 5)
@@ -35,6 +37,12 @@ BAD: dict[str, Callable[[], object]] = {
     "bias length": lambda: kernels.binary_conv2d(X, BINARY, S, torch.ones(7), PLAIN),
     "bits of a binary layer": lambda: kernels.binary_conv2d(X, QUANT, S, None, PLAIN),
     "groups": lambda: kernels.quant_conv2d(X, GROUPED, SPEC, S, None, PLAIN),
+    "weights packed for other activations": lambda: kernels.quant_conv2d(
+        X, QUANT, ActivationSpec(0.1, 3, 5), S, None, PLAIN
+    ),
+    "weights packed for another dilation": lambda: kernels.binary_conv2d(
+        X, BINARY, S, None, ConvGeometry(dilation=(1, 2))
+    ),
     "padding value": lambda: kernels.quant_conv2d(X, QUANT, SPEC, S, None, ConvGeometry(padding_value="one")),
     "linear width": lambda: kernels.binary_linear(torch.zeros(2, 5), POINT, S, None),
     "linear kernel": lambda: kernels.binary_linear(torch.zeros(2, 4), BINARY, S, None),
@@ -63,30 +71,34 @@ def test_bad_arguments(name: str, backend: str) -> None:
 
 def test_accumulator_overflow_is_refused() -> None:
     taps = 2**31 // (255 * 127) + 1
-    weight = kernels.pack_weight(torch.ones(1, taps, 1, 1, dtype=torch.int8), 8)
+    weight = kernels.pack_weight(torch.ones(1, taps, 1, 1, dtype=torch.int8), 8, activation_bits=8)
     with pytest.raises(ArgumentError, match=r"2\^31"):
         kernels.quant_linear(torch.zeros(1, taps), weight, ActivationSpec(1.0, 0, 8), torch.ones(1), None)
 
 
 def test_operators_check_flat_arguments() -> None:
-    place = [1, 1, 0, 0, 1, 1, 1, 0]
+    place, form = [1, 1, 0, 0, 1, 1, 1, 0], list(flat_form(BINARY.form))
     with pytest.raises(ArgumentError):
-        torch.ops.robustlab.binary_conv2d_acc(X, BINARY.data[:-4], BINARY.shape, place)
+        torch.ops.robustlab.binary_conv2d_acc(X, BINARY.data[:-4], form, place)
     with pytest.raises(ArgumentError):
-        torch.ops.robustlab.binary_conv2d_acc(X, BINARY.data, [6, 4, 3], place)
+        torch.ops.robustlab.binary_conv2d_acc(X, BINARY.data, form[:4], place)
     with pytest.raises(ArgumentError):
-        torch.ops.robustlab.binary_conv2d_acc(X, BINARY.data, BINARY.shape, place[1:])
+        torch.ops.robustlab.binary_conv2d_acc(X, BINARY.data, form, place[1:])
     with pytest.raises(ArgumentError):
-        torch.ops.robustlab.binary_conv2d_acc(X, BINARY.data, BINARY.shape, [*place[:7], 5])
+        torch.ops.robustlab.binary_conv2d_acc(X, BINARY.data, form, [*place[:7], 5])
+
+
+def flat(weight: kernels.PackedWeight) -> list[int]:
+    return list(flat_form(weight.form))
 
 
 SAMPLES: dict[str, tuple[object, ...]] = {
-    "binary_conv2d": (X, BINARY.data, BINARY.shape, S, S, [1, 1, 1, 1, 1, 1, 1, 0]),
-    "binary_conv2d_acc": (X, BINARY.data, BINARY.shape, [2, 1, 0, 1, 1, 2, 1, 2]),
-    "quant_conv2d": (X, QUANT.data, QUANT.shape, 4, 0.1, 3, 4, S, None, [1, 1, 1, 1, 1, 1, 1, 0]),
-    "quant_conv2d_acc": (X, QUANT.data, QUANT.shape, 4, 0.1, 3, 4, [1, 1, 1, 1, 1, 1, 1, 0]),
-    "binary_linear": (torch.zeros(2, 3, 4), POINT.data, POINT.shape, S, None),
-    "quant_linear": (torch.zeros(2, 3, 4), POINT.data, POINT.shape, 1, 0.1, 3, 4, S, S),
+    "binary_conv2d": (X, BINARY.data, flat(BINARY), S, S, [1, 1, 1, 1, 1, 1, 1, 0]),
+    "binary_conv2d_acc": (X, BINARY.data, flat(BINARY), [2, 1, 0, 1, 2, 1, 1, 2]),
+    "quant_conv2d": (X, QUANT.data, flat(QUANT), 0.1, 3.0, S, None, [1, 1, 1, 1, 1, 1, 1, 0]),
+    "quant_conv2d_acc": (X, QUANT.data, flat(QUANT), 0.1, 2.5, [1, 1, 1, 1, 1, 1, 1, 0]),
+    "binary_linear": (torch.zeros(2, 3, 4), POINT.data, flat(POINT), S, None),
+    "quant_linear": (torch.zeros(2, 3, 4), POINT4.data, flat(POINT4), 0.1, 3.0, S, S),
 }
 
 

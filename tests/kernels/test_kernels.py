@@ -33,9 +33,11 @@ class Case:
     scale: Tensor
     bias: Tensor | None
 
-    @property
-    def weight(self) -> kernels.PackedWeight:
-        return kernels.pack_weight(self.codes, self.bits, self.geometry.groups)
+    def weight(self, activation_bits: int = 0) -> kernels.PackedWeight:
+        g = self.geometry
+        return kernels.pack_weight(
+            self.codes, self.bits, g.groups, activation_bits=activation_bits, lines=g.dilation[1] == 1
+        )
 
     def expected(self, integers: Tensor, fill: float = 0.0) -> tuple[Tensor, Tensor]:
         (rows, columns), g = self.geometry.padding, self.geometry
@@ -135,8 +137,8 @@ def test_binary_conv2d(backend: str, case: Case, padding_value: str) -> None:
     fill = {"zero": 0.0, "one": 1.0, "neg_one": -1.0}[padding_value]
     acc, y = case.expected(signs(case.x), fill)
     with kernels.use_backend(backend):
-        assert torch.equal(kernels.binary_conv2d_acc(case.x, case.weight, geometry), acc)
-        assert torch.equal(kernels.binary_conv2d(case.x, case.weight, case.scale, case.bias, geometry), y)
+        assert torch.equal(kernels.binary_conv2d_acc(case.x, case.weight(), geometry), acc)
+        assert torch.equal(kernels.binary_conv2d(case.x, case.weight(), case.scale, case.bias, geometry), y)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -147,8 +149,8 @@ def test_quant_conv2d(backend: str, case: Case, bits: int, data: st.DataObject) 
     spec = ActivationSpec(scale, data.draw(st.sampled_from([0, 2**bits - 1, 2 ** (bits - 1)])), bits)
     acc, y = case.expected(steps(case.x, spec))
     with kernels.use_backend(backend):
-        assert torch.equal(kernels.quant_conv2d_acc(case.x, case.weight, spec, case.geometry), acc)
-        assert torch.equal(kernels.quant_conv2d(case.x, case.weight, spec, case.scale, case.bias, case.geometry), y)
+        assert torch.equal(kernels.quant_conv2d_acc(case.x, case.weight(spec.bits), spec, case.geometry), acc)
+        assert torch.equal(kernels.quant_conv2d(case.x, case.weight(spec.bits), spec, case.scale, case.bias, case.geometry), y)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -175,18 +177,18 @@ def test_linear(backend: str, shape: tuple[int, ...], channels: int, outputs: in
     x, spec = case.x.reshape(*shape, channels), ActivationSpec(0.03, 77, 8)
     with kernels.use_backend(backend):
         _, y = case.expected(steps(case.x, spec))
-        got = kernels.quant_linear(x, case.weight, spec, case.scale, case.bias)
+        got = kernels.quant_linear(x, case.weight(spec.bits), spec, case.scale, case.bias)
         assert torch.equal(got, y.reshape(*shape, outputs))
         if bits == 1:
             _, y = case.expected(signs(case.x))
-            got = kernels.binary_linear(x, case.weight, case.scale, case.bias)
+            got = kernels.binary_linear(x, case.weight(), case.scale, case.bias)
             assert torch.equal(got, y.reshape(*shape, outputs))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_codes_round_half_to_even_and_clamp(backend: str) -> None:
     values = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 127.5, 126.5, 1e30, -1e30, math.nan, math.inf, -math.inf, -0.0])
-    identity = kernels.pack_weight(torch.ones(1, 1, 1, 1, dtype=torch.int8), 2)
+    identity = kernels.pack_weight(torch.ones(1, 1, 1, 1, dtype=torch.int8), 2, activation_bits=8)
     with kernels.use_backend(backend):
         acc = kernels.quant_conv2d_acc(
             values.view(-1, 1, 1, 1), identity, ActivationSpec(1.0, 128, 8), ConvGeometry()
@@ -202,7 +204,7 @@ def test_division_is_a_division(backend: str) -> None:
     spec = ActivationSpec(scale, 128, 8)
     x = (torch.arange(-127, 127) + 0.5) * torch.tensor(spec.scale)
     x = torch.cat([x, torch.nextafter(x, torch.tensor(math.inf)), torch.nextafter(x, torch.tensor(-math.inf))])
-    identity = kernels.pack_weight(torch.ones(1, 1, 1, 1, dtype=torch.int8), 2)
+    identity = kernels.pack_weight(torch.ones(1, 1, 1, 1, dtype=torch.int8), 2, activation_bits=8)
     with kernels.use_backend(backend):
         acc = kernels.quant_conv2d_acc(x.view(-1, 1, 1, 1), identity, spec, ConvGeometry()).flatten()
     assert torch.equal(acc.double(), steps(x, spec))
@@ -217,7 +219,8 @@ def test_raw_sums_may_pass_the_accumulator_if_the_result_does_not(backend: str) 
     x = torch.full((2, taps, 1, 1), 1e9)
     x[1] = -1e9
     with kernels.use_backend(backend):
-        acc = kernels.quant_conv2d_acc(x, kernels.pack_weight(codes, 8), spec, ConvGeometry())
+        weight = kernels.pack_weight(codes, 8, activation_bits=8)
+        acc = kernels.quant_conv2d_acc(x, weight, spec, ConvGeometry())
     assert (acc[0] == 127 * 127 * taps).all()
     assert (acc[1] == -128 * 127 * taps).all()
 
@@ -249,8 +252,8 @@ def test_threads_change_nothing(backend: str, batch: int) -> None:
     results = []
     for count in (1, 2, 3):
         with torch_threads(count), kernels.use_backend(backend):
-            y = kernels.binary_conv2d(case.x, case.weight, case.scale, case.bias, case.geometry)
-            z = kernels.quant_conv2d(case.x, case.weight, spec, case.scale, case.bias, case.geometry)
+            y = kernels.binary_conv2d(case.x, case.weight(), case.scale, case.bias, case.geometry)
+            z = kernels.quant_conv2d(case.x, case.weight(spec.bits), spec, case.scale, case.bias, case.geometry)
             results.append((y, z))
     for y, z in results[1:]:
         assert torch.equal(y, results[0][0])
@@ -270,7 +273,7 @@ def test_autocast_and_lower_precision_change_nothing(backend: str) -> None:
     torch.set_float32_matmul_precision("medium")
     try:
         with kernels.use_backend(backend), torch.autocast("cpu", dtype=torch.bfloat16):
-            got = kernels.quant_conv2d(case.x, case.weight, spec, case.scale, case.bias, case.geometry)
+            got = kernels.quant_conv2d(case.x, case.weight(spec.bits), spec, case.scale, case.bias, case.geometry)
     finally:
         torch.set_float32_matmul_precision(before)
     assert got.dtype == torch.float32

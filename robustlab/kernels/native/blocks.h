@@ -39,8 +39,11 @@ struct Producer {
   // Fills values of rows [begin, begin + count) and channels [channel, channel + width); both multiples as in Block.
   void (*produce)(const void* context, int64_t begin, int64_t count, int64_t channel, int64_t width, int32_t* values,
                   int64_t step);
-  // Patterns of the same rows, or null.
+  // Patterns, and sums of kAccumulate, of the same rows; null where there are none.
   void (*patterns)(const void* context, int64_t begin, int64_t count, int32_t* pattern);
+  void (*sums)(const void* context, int64_t begin, int64_t count, int32_t* sums);
+  // Does all the steps itself, instead of `produce`; may be null.
+  void (*fused)(const void* context, int64_t begin, int64_t count, int64_t channel, int64_t width, const Step* steps);
   const void* context;
   int64_t lanes;              // channels a block may be cut at, a multiple of 16; 0: blocks hold all channels
   double nanoseconds;         // of one row, all channels, roughly

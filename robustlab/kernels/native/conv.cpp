@@ -1,24 +1,20 @@
 #include "conv.h"
 
 #include <algorithm>
-#include <exception>
-#include <system_error>
-#include <thread>
-#include <vector>
+#include <cstring>
+#include <limits>
+#include <memory>
 
-#include "rows.h"
+#include "base.h"
+#include "layer.h"
+#include "parallel.h"
 #include "scratch.h"
 
 namespace robustlab {
 namespace {
 
-constexpr double kThreadWorth = 200e3;        // nanoseconds of work below which no thread is started
-constexpr int64_t kChunkBytes = 256 * 1024;   // packed images and gathered rows that should stay in the cache
-
-int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step; }
-
 struct Scratch {
-  Buffer image, rows, raw, pattern, codes, panels, base;
+  Buffer codes, base, limits, group;
 };
 
 Scratch& scratch() {
@@ -26,246 +22,272 @@ Scratch& scratch() {
   return buffers;
 }
 
-// A convolution as products of rows and panels; the same for signs and codes.
 struct Plan {
   const KernelTable& kernels;
-  const ConvShape& shape;
-  const Operands& operands;
-  const RowGatherer& gatherer;
-  bool binary;
-  Quantizer quantizer;
-  const uint8_t* panels;    // [group][panel][word][lane]
-  const int32_t* base;      // [group][pattern][width]
-  int64_t patterns;
+  const ConvLayer& layer;
+  const uint8_t* images;
+  const ImageLayout& layout;
+  RowSpace space;
+  Runs runs;
+  Activation form;
+  std::vector<int64_t> offsets;
+  PixelMap window;
+  Weights weights{};
+  bool unpack_late = false;           // panels are unpacked where they are used
+  const Borders* borders = nullptr;
+  // bits straight from the product
+  const int32_t* limits = nullptr;
+  int64_t limit_step = 0;
+  std::vector<uint16_t> flip{};
 
-  int64_t group_outputs() const { return shape.outputs / shape.groups; }
-  int64_t group_panels() const { return round_up(group_outputs(), kLanes); }
-  int64_t width() const { return group_panels() * kLanes; }
-  int64_t panel_bytes() const { return gatherer.words() * kPanelWordBytes; }
-  int64_t out_pixels() const { return shape.out_height() * shape.out_width(); }
-  Product product() const { return binary ? kernels.bits_product : kernels.codes_product; }
-  const uint8_t* group_weights(int64_t group) const { return panels + group * group_panels() * panel_bytes(); }
+  int64_t planes() const { return form == Activation::kPlanes ? layer.activation_bits : 1; }
+  int64_t word_bytes() const { return runs.all_words() * kPanelWordBytes; }
+
+  Panels panels(const uint8_t* data, int64_t count) const {
+    const bool codes = form == Activation::kCodes;
+    const int weight_planes = codes ? 1 : layer.weight_bits;
+    return {data, count, word_bytes() * weight_planes, weight_planes, static_cast<int>(planes())};
+  }
+
+  // Unpacks `count` prepacked panels from panel `first` on.
+  void unpack(int64_t first, int64_t count, uint8_t* out) const {
+    const WeightValue value = weight_value(layer);
+    const int64_t words = runs.all_words();
+    kernels.unpack_codes(layer.weights + first * panel_planes_bytes(layer), layer.weight_bits, count * words,
+                         value.exact ? value.factor : 1, value.exact ? value.offset : 0, out);
+    // what pads a run is a zero code, which has become the offset
+    const int64_t used = runs.taps * runs.unit % 4;
+    if (used == 0 || !value.exact || value.offset == 0) return;
+    const uint32_t mask = (1u << (8 * used)) - 1u;
+    for (int64_t run = 0; run < count * runs.count; ++run) {
+      uint8_t* word = out + ((run + 1) * runs.words - 1) * kPanelWordBytes;
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        uint32_t codes;
+        std::memcpy(&codes, word + 4 * lane, 4);
+        codes &= mask;
+        std::memcpy(word + 4 * lane, &codes, 4);
+      }
+    }
+  }
+
+  void windows_of(int64_t begin, int64_t count, int64_t* starts, Windows& windows) const {
+    row_places(space, layout, window, begin, count, starts);
+    windows = {images,     starts,     count,     offsets.data(),       runs.count,
+               runs.words, runs.tail,  layout.plane_bytes()};
+  }
+
+  void produce_depthwise(const Windows& windows, int64_t channel, int64_t width, int32_t* values, int64_t step) const {
+    const bool codes = form == Activation::kCodes;
+    const int64_t at = codes ? channel : channel / 8;
+    const Depthwise d{windows.image + at,       windows.starts, windows.count, windows.offsets,
+                      windows.runs,             weights.depthwise + at, depthwise_width(layer.geometry), width};
+    (codes ? kernels.depthwise_codes : kernels.depthwise_bits)(d, values, step);
+  }
+
+  void produce(int64_t begin, int64_t count, int64_t channel, int64_t width, int32_t* values, int64_t step) const {
+    const Geometry& g = layer.geometry;
+    int64_t starts[kBlockRows];
+    Windows windows;
+    windows_of(begin, count, starts, windows);
+    if (g.depthwise()) return produce_depthwise(windows, channel, width, values, step);
+    const Product product = form == Activation::kCodes ? kernels.codes_product : kernels.bits_product;
+    if (g.groups == 1) {
+      const int64_t first = channel / kLanes, used = round_up(width, kLanes) / kLanes;
+      if (unpack_late) {
+        uint8_t* codes = scratch().codes.room<uint8_t>(used * word_bytes());
+        unpack(first, used, codes);
+        return product(windows, panels(codes, used), values, step);
+      }
+      Panels part = weights.panels;
+      part.data += first * part.bytes;
+      part.count = used;
+      return product(windows, part, values, step);
+    }
+    const int64_t outputs = g.group_outputs(), of_group = group_panels(g);
+    Panels part = weights.panels;
+    part.count = of_group;
+    for (int64_t group = 0; group < g.groups; ++group) {
+      windows.image = images + group * runs.unit;
+      part.data = weights.panels.data + group * of_group * part.bytes;
+      if (outputs % kLanes == 0) {
+        product(windows, part, values + group * outputs, step);
+        continue;
+      }
+      const int64_t wide = of_group * kLanes;
+      int32_t* lanes = scratch().group.room<int32_t>(count * wide);
+      product(windows, part, lanes, wide);
+      for (int64_t r = 0; r < count; ++r)
+        std::memcpy(values + r * step + group * outputs, lanes + r * wide, static_cast<size_t>(4 * outputs));
+    }
+  }
+
+  void patterns(int64_t begin, int64_t count, int32_t* pattern) const {
+    const int64_t pixels = space.pixels();
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t pixel = (begin + r) % pixels;
+      pattern[r] = borders->pattern(pixel / space.width, pixel % space.width);
+    }
+  }
+
+  // Sums of the codes of every window. Only layers of one group and 8-bit weights with a zero point need them.
+  void sums(int64_t begin, int64_t count, int32_t* out) const {
+    int64_t starts[kBlockRows];
+    Windows windows;
+    windows_of(begin, count, starts, windows);
+    const int64_t bytes = runs.taps * runs.unit;
+    for (int64_t r = 0; r < count; ++r) {
+      uint32_t sum = 0;
+      for (const int64_t offset : offsets) {
+        const uint8_t* run = images + starts[r] + offset;
+        for (int64_t i = 0; i < bytes; ++i) sum += run[i];
+      }
+      out[r] = static_cast<int32_t>(sum);
+    }
+  }
+
+  void fused(int64_t begin, int64_t count, int64_t channel, int64_t width, const Step* steps) const {
+    int64_t starts[kBlockRows];
+    Windows windows;
+    windows_of(begin, count, starts, windows);
+    Panels part = weights.panels;
+    part.data += channel / kLanes * part.bytes;
+    part.count = round_up(width, kLanes) / kLanes;
+    const Step& store = steps[1];
+    kernels.bits_threshold(windows, part,
+                           BitThreshold{limits + channel, limit_step, steps[0].pattern,
+                                        flip.data() + channel / kLanes, store.image + (store.shift + channel) / 8,
+                                        store.at, width});
+  }
 };
 
-// Panels whose lanes belong to one group each. Prepacked panels run over all outputs, so lanes move if 16 does not
-// divide the outputs of a group.
-const uint8_t* panels_by_group(const ConvShape& shape, const uint8_t* panels, int64_t words, Buffer& buffer) {
-  const int64_t outputs = shape.outputs / shape.groups;
-  if (shape.groups == 1 || outputs % kLanes == 0) return panels;
-  const int64_t width = round_up(outputs, kLanes) * kLanes, panel_bytes = words * kPanelWordBytes;
-  const int64_t total = shape.groups * width / kLanes * panel_bytes;
-  uint8_t* result = buffer.room<uint8_t>(total);
-  std::memset(result, 0, static_cast<size_t>(total));
-  for (int64_t o = 0; o < shape.outputs; ++o) {
-    const int64_t to = o / outputs * width + o % outputs;
-    const uint8_t* source = panels + o / kLanes * panel_bytes + o % kLanes * 4;
-    uint8_t* target = result + to / kLanes * panel_bytes + to % kLanes * 4;
-    for (int64_t k = 0; k < words; ++k) std::memcpy(target + k * kPanelWordBytes, source + k * kPanelWordBytes, 4);
-  }
-  return result;
-}
-
-void pack_image(const Plan& plan, const float* x, uint8_t* image) {
-  const ConvShape& s = plan.shape;
-  const int64_t pixels = s.height * s.width, stride = plan.gatherer.pixel_bytes();
-  if (!plan.binary) return plan.kernels.quantize(x, s.channels, pixels, plan.quantizer, image, stride);
-  for (int64_t group = 0; group < s.groups; ++group) {
-    plan.kernels.pack_signs(x + group * s.group_channels * pixels, s.group_channels, pixels,
-                            image + group * plan.gatherer.unit_bytes(), stride, plan.gatherer.whole_words());
-  }
-}
-
-// Scale, bias and store of rows [begin, end) of one block for one group, image by image.
-void finish_block(const Plan& plan, int64_t group, int64_t begin, int64_t end, const int32_t* raw,
-                  const int32_t* pattern) {
-  const int64_t pixels = plan.out_pixels(), outputs = plan.shape.outputs, first = group * plan.group_outputs();
-  Epilogue e;
-  e.base = plan.base + group * plan.patterns * plan.width();
-  e.width = plan.width();
-  e.channels = plan.group_outputs();
-  e.binary = plan.binary;
-  e.scale = plan.operands.scale ? plan.operands.scale + first : nullptr;
-  e.bias = plan.operands.bias ? plan.operands.bias + first : nullptr;
-  e.row_step = pixels == 1 ? outputs : 1;
-  e.channel_step = pixels == 1 ? 1 : pixels;
-  for (int64_t row = begin; row < end;) {
-    const int64_t image = row / pixels, next = pixels == 1 ? end : std::min(end, (image + 1) * pixels);
-    e.raw = raw + (row - begin) * plan.width();
-    e.pattern = pattern + (row - begin);
-    e.rows = next - row;
-    e.out = static_cast<int32_t*>(plan.operands.y) + (image * outputs + first) * pixels + row % pixels;
-    plan.kernels.epilogue(e);
-    row = next;
-  }
-}
-
-// Calls fn(i, image, y, x, stop) for the pieces of output lines that rows [begin, begin + count) consist of: rows i...
-// of the range are the pixels (y, x..stop-1) of an image.
 template <class Function>
-void for_each_line(const Plan& plan, int64_t begin, int64_t count, const Function& fn) {
-  const int64_t pixels = plan.out_pixels(), out_width = plan.shape.out_width();
-  for (int64_t i = 0; i < count;) {
-    const int64_t pixel = (begin + i) % pixels, y = pixel / out_width, x = pixel % out_width;
-    const int64_t stop = std::min(out_width, x + count - i);
-    fn(i, (begin + i) / pixels, y, x, stop);
-    i += stop - x;
-  }
+void on_threads(int threads, double nanoseconds, int64_t count, const Function& function) {
+  constexpr double kThreadWorth = 8e3;
+  const auto workers = std::min<int64_t>(std::max(threads, 1), 1 + static_cast<int64_t>(nanoseconds / kThreadWorth));
+  const Tasks tasks{[](void* context, int64_t i) { (*static_cast<const Function*>(context))(i); },
+                    const_cast<Function*>(&function), count};
+  run_parallel(static_cast<int>(workers), tasks);
 }
 
-// Output rows [begin, end) of images that start at `first_image` and lie packed in `images`.
-void run_rows(const Plan& plan, const uint8_t* images, int64_t first_image, int64_t begin, int64_t end) {
-  const RowGatherer& gatherer = plan.gatherer;
-  const int64_t row_bytes = gatherer.row_bytes();
-  // Blocks are multiples of 7 rows, the height of a register tile, and of 16, a cache line of the output.
-  int64_t block = kChunkBytes / std::max<int64_t>(row_bytes, plan.width() * 4);
-  block = block >= 112 ? std::min<int64_t>(block, 1120) / 112 * 112 : std::max<int64_t>(block / 14 * 14, 14);
-  Scratch& buffers = scratch();
-  for (int64_t row = begin; row < end; row += block) {
-    const int64_t count = std::min(block, end - row);
-    int32_t* raw = buffers.raw.room<int32_t>(count * plan.width());
-    int32_t* pattern = buffers.pattern.room<int32_t>(count);
-    if (plan.patterns == 1) {
-      std::fill(pattern, pattern + count, 0);
-    } else {
-      for_each_line(plan, row, count, [&](int64_t i, int64_t, int64_t y, int64_t x, int64_t stop) {
-        for (; x < stop; ++x) pattern[i++] = gatherer.pattern(y, x);
-      });
-    }
-    for (int64_t group = 0; group < plan.shape.groups; ++group) {
-      const uint8_t* rows = images + (row - first_image * plan.out_pixels()) * row_bytes;
-      if (!gatherer.identity()) {
-        uint8_t* gathered = buffers.rows.room<uint8_t>(count * row_bytes);
-        for_each_line(plan, row, count, [&](int64_t i, int64_t image, int64_t y, int64_t x, int64_t stop) {
-          const uint8_t* source = images + (image - first_image) * gatherer.image_bytes();
-          gatherer.gather(source, group, y, x, stop, gathered + i * row_bytes);
-        });
-        rows = gathered;
+void prepare_weights(Plan& plan, int threads) {
+  const ConvLayer& layer = plan.layer;
+  const Geometry& g = layer.geometry;
+  const WeightValue value = weight_value(layer);
+  if (plan.form != Activation::kCodes) {
+    if (g.depthwise()) plan.weights.depthwise = layer.weights;
+    else plan.weights.panels = plan.panels(layer.weights, g.groups * group_panels(g));
+    return;
+  }
+  if (g.depthwise()) {
+    const int64_t steps = g.taps_y * g.taps_x * depthwise_width(g) / 64;
+    uint8_t* codes = scratch().codes.room<uint8_t>(steps * 64);
+    plan.kernels.unpack_codes(layer.weights, layer.weight_bits, steps, value.factor, value.offset, codes);
+    plan.weights.depthwise = codes;
+    return;
+  }
+  const int64_t count = g.groups * group_panels(g);
+  if (layer.weight_bits == 8) {   // stored as int8, see layout.py; has_sums() takes care of a zero point
+    plan.weights.panels = plan.panels(layer.weights, count);
+    return;
+  }
+  if (g.groups == 1 && plan.space.rows() <= kBlockRows && !has_patterns(layer)) {
+    plan.unpack_late = true;
+    return;
+  }
+  uint8_t* codes = scratch().codes.room<uint8_t>(count * plan.word_bytes());
+  on_threads(threads, 0.1 * static_cast<double>(count * plan.word_bytes()) / 4, count,
+             [&](int64_t panel) { plan.unpack(panel, 1, codes + panel * plan.word_bytes()); });
+  plan.weights.panels = plan.panels(codes, count);
+}
+
+// Bits straight from the product: the accumulator is base - 2 raw, so acc < t is raw > floor((base - t) / 2).
+bool prepare_limits(Plan& plan, const std::vector<StepPlan>& steps, const int32_t* base, int64_t patterns,
+                    int64_t step) {
+  const Geometry& g = plan.layer.geometry;
+  if (plan.form != Activation::kSigns || g.groups != 1 || steps.size() != 2 || steps[1].step.op != Op::kStoreBelow)
+    return false;
+  const Step& store = steps[1].step;
+  int32_t* limits = scratch().limits.room<int32_t>(patterns * step);
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  for (int64_t p = 0; p < patterns; ++p) {
+    for (int64_t o = 0; o < step; ++o) {
+      if (o >= g.outputs) {
+        limits[p * step + o] = static_cast<int32_t>(kMost);
+        continue;
       }
-      plan.product()(rows, row_bytes, count, gatherer.words(), plan.group_weights(group), plan.group_panels(), raw);
-      finish_block(plan, group, row, row + count, raw, pattern);
+      const int64_t doubled = static_cast<int64_t>(base[p * step + o]) - store.threshold[o];
+      const int64_t limit = doubled >= 0 ? doubled / 2 : -((1 - doubled) / 2);
+      limits[p * step + o] = static_cast<int32_t>(std::clamp(limit, -kMost, kMost));
     }
   }
-}
-
-// Packs the images that output rows [begin, end) need, a few at a time, and runs those rows.
-void run_range(const Plan& plan, int64_t begin, int64_t end) {
-  const int64_t pixels = plan.out_pixels(), image_bytes = plan.gatherer.image_bytes();
-  const int64_t chunk = std::max<int64_t>(1, kChunkBytes / image_bytes);
-  const int64_t image_values = plan.shape.channels * plan.shape.height * plan.shape.width;
-  const int64_t last_image = round_up(end, pixels);
-  for (int64_t first = begin / pixels; first < last_image; first += chunk) {
-    const int64_t stop = std::min(first + chunk, last_image);
-    uint8_t* images = scratch().image.room<uint8_t>((stop - first) * image_bytes);
-    for (int64_t i = first; i < stop; ++i)
-      pack_image(plan, plan.operands.x + i * image_values, images + (i - first) * image_bytes);
-    run_rows(plan, images, first, std::max(begin, first * pixels), std::min(end, stop * pixels));
-  }
-}
-
-void run(const Plan& plan, int threads) {
-  const int64_t rows = plan.shape.images * plan.out_pixels();
-  const double step = plan.binary ? plan.kernels.bits_step : plan.kernels.codes_step;
-  const double work = step * static_cast<double>(rows) * static_cast<double>(plan.gatherer.words()) *
-                      static_cast<double>(plan.shape.groups * plan.group_panels());
-  const int64_t parts = std::min<int64_t>(threads, rows / 16);
-  if (work < kThreadWorth || parts < 2) return run_range(plan, 0, rows);
-  // Rows of 16 are written by one thread, so that two threads rarely share a cache line of the output.
-  const auto cut = [&](int64_t part) { return part == parts ? rows : rows * part / parts / 16 * 16; };
-  std::vector<std::exception_ptr> errors(static_cast<size_t>(parts));
-  const auto run_part = [&](int64_t part) {
-    try {
-      run_range(plan, cut(part), cut(part + 1));
-    } catch (...) {
-      errors[static_cast<size_t>(part)] = std::current_exception();
-    }
-  };
-  std::vector<std::thread> others;
-  others.reserve(static_cast<size_t>(parts));
-  int64_t started = 1;
-  try {
-    for (; started < parts; ++started) others.emplace_back(run_part, started);
-  } catch (const std::system_error&) {
-    // no more threads to be had: the parts that are left run here
-  }
-  run_part(0);
-  for (int64_t part = started; part < parts; ++part) run_part(part);
-  for (std::thread& other : others) other.join();
-  for (const std::exception_ptr& error : errors)
-    if (error) std::rethrow_exception(error);
+  plan.limits = limits;
+  plan.limit_step = step;
+  plan.flip.assign(static_cast<size_t>(step / kLanes), 0);
+  for (int64_t o = 0; o < g.outputs; ++o)
+    if (store.flip[o] != 0)
+      plan.flip[static_cast<size_t>(o / kLanes)] =
+          static_cast<uint16_t>(plan.flip[static_cast<size_t>(o / kLanes)] | 1u << o % kLanes);
+  return true;
 }
 
 }  // namespace
 
-int64_t packed_bytes(const ConvShape& shape, int bits) {
-  const int64_t panels = round_up(shape.outputs, kLanes);
-  return bits == 1 ? panels * round_up(shape.taps(), 32) * kPanelWordBytes
-                   : panels * round_up(shape.taps(), 4) * 8 * bits;
-}
+void run_conv(const KernelTable& kernels, int threads, const ConvLayer& layer, const uint8_t* images,
+              const ImageLayout& layout, int64_t count, const std::vector<StepPlan>& steps) {
+  const Geometry& g = layer.geometry;
+  if (count == 0) return;
+  Plan plan{kernels,          layer, images, layout, {count, g.out_height(layout.height), g.out_width(layout.width)},
+            runs_of(layer), activation_form(layer), {}, {}};
+  plan.offsets = run_offsets(layer, plan.runs, layout);
+  plan.window = {g.stride_y, g.stride_x, -g.pad_y, -g.pad_x, false};
+  prepare_weights(plan, threads);
 
-void binary_conv2d(const KernelTable& kernels, int threads, const ConvShape& shape, const Operands& operands,
-                   PaddingValue padding) {
-  if (shape.images == 0) return;
-  Scratch& buffers = scratch();
-  const RowGatherer gatherer(shape, 1, padding == PaddingValue::kNegOne ? 0xff : 0x00);
-  const uint8_t* panels = panels_by_group(shape, operands.weight, gatherer.words(), buffers.panels);
-  Plan plan{kernels, shape, operands, gatherer, true, {}, panels, nullptr, 1};
-  // +1 and -1 padding: acc = K - 2 raw. Zero padding: a padded tap has bit 0 (+1), which adds its weight. With the
-  // bits of the padded taps alone, the product gives raw_pad = popc(w) + popc(pad) - 2 popc(w & pad), so that
-  // acc = K + popc(w) - raw_pad - 2 raw, where popc(w) is the product with an empty row.
-  const bool corrected = padding == PaddingValue::kZero && (shape.pad_y > 0 || shape.pad_x > 0);
-  const auto positions = corrected ? gatherer.representatives() : std::vector<RowGatherer::Position>{};
-  plan.patterns = corrected ? static_cast<int64_t>(positions.size()) : 1;
-  const int64_t width = plan.width();
-  int32_t* base = buffers.base.room<int32_t>(shape.groups * plan.patterns * width);
-  std::fill(base, base + shape.groups * plan.patterns * width, static_cast<int32_t>(shape.taps()));
-  if (corrected) {
-    const int64_t row_bytes = gatherer.row_bytes(), count = plan.patterns + 1;
-    const RowGatherer padded(shape, 1, 0xff);
-    std::vector<uint8_t> empty(static_cast<size_t>(gatherer.image_bytes() + 8));
-    std::vector<uint8_t> rows(static_cast<size_t>(count * row_bytes + 8));
-    for (int64_t p = 0; p < plan.patterns; ++p) {
-      const auto at = positions[static_cast<size_t>(p)];
-      padded.gather(empty.data(), 0, at.y, at.x, at.x + 1, rows.data() + p * row_bytes);
-    }
-    std::fill(rows.end() - row_bytes - 8, rows.end(), static_cast<uint8_t>(0));
-    std::vector<int32_t> raw(static_cast<size_t>(count * width));
-    for (int64_t group = 0; group < shape.groups; ++group) {
-      kernels.bits_product(rows.data(), row_bytes, count, gatherer.words(), plan.group_weights(group),
-                           plan.group_panels(), raw.data());
-      const int32_t* ones = raw.data() + plan.patterns * width;
-      for (int64_t p = 0; p < plan.patterns; ++p)
-        for (int64_t c = 0; c < width; ++c)
-          base[(group * plan.patterns + p) * width + c] += ones[c] - raw[static_cast<size_t>(p * width + c)];
-    }
-  }
-  plan.base = base;
-  run(plan, threads);
-}
+  std::unique_ptr<Borders> borders;
+  if (has_patterns(layer)) borders = std::make_unique<Borders>(g, layout.height, layout.width);
+  plan.borders = borders.get();
+  const int64_t step = round_up(g.outputs, kLanes), patterns = borders ? borders->patterns() : 1;
+  int32_t* base = scratch().base.room<int32_t>((patterns + 1) * step);
+  std::memset(base, 0, static_cast<size_t>((patterns + 1) * step * 4));
+  fill_base(kernels, layer, plan.runs, plan.weights, borders.get(), step, base);
 
-void quant_conv2d(const KernelTable& kernels, int threads, const ConvShape& shape, const Operands& operands, int bits,
-                  Quantizer quantizer) {
-  if (shape.images == 0) return;
-  Scratch& buffers = scratch();
-  const RowGatherer gatherer(shape, 8, static_cast<uint8_t>(quantizer.zero_point));
-  const int64_t all_panels = round_up(shape.outputs, kLanes), words = gatherer.words();
-  uint8_t* codes = buffers.codes.room<uint8_t>(all_panels * words * kPanelWordBytes);
-  kernels.unpack_codes(operands.weight, bits, words, all_panels, codes);
-  const uint8_t* panels = panels_by_group(shape, codes, words, buffers.panels);
-  Plan plan{kernels, shape, operands, gatherer, false, quantizer, panels, nullptr, 1};
-  // acc = sum (qx - z) qw = raw - z sum qw, and padded taps hold z. A row of ones gives sum qw.
-  std::vector<uint8_t> ones(static_cast<size_t>(gatherer.row_bytes()));
-  std::fill(ones.begin(), ones.begin() + shape.taps(), static_cast<uint8_t>(1));
-  const int64_t width = plan.width();
-  int32_t* base = buffers.base.room<int32_t>(shape.groups * width);
-  for (int64_t group = 0; group < shape.groups; ++group) {
-    int32_t* sums = base + group * width;
-    kernels.codes_product(ones.data(), gatherer.row_bytes(), 1, words, plan.group_weights(group), plan.group_panels(),
-                          sums);
-    for (int64_t c = 0; c < width; ++c)
-      sums[c] = static_cast<int32_t>(0u - static_cast<uint32_t>(quantizer.zero_point) * static_cast<uint32_t>(sums[c]));
+  std::vector<StepPlan> filled = steps;
+  Step& accumulate = filled[0].step;
+  accumulate.base = base;
+  accumulate.base_step = step;
+  accumulate.factor = raw_factor(layer);
+  Producer producer{};
+  producer.context = &plan;
+  producer.produce = [](const void* context, int64_t begin, int64_t rows, int64_t channel, int64_t width,
+                        int32_t* values, int64_t value_step) {
+    static_cast<const Plan*>(context)->produce(begin, rows, channel, width, values, value_step);
+  };
+  if (borders) {
+    producer.patterns = [](const void* context, int64_t begin, int64_t rows, int32_t* pattern) {
+      static_cast<const Plan*>(context)->patterns(begin, rows, pattern);
+    };
   }
-  plan.base = base;
-  run(plan, threads);
+  if (has_sums(layer)) {
+    int32_t* factors = base + patterns * step;
+    std::fill(factors, factors + step, sums_factor(layer));
+    accumulate.sum_factor = factors;
+    producer.sums = [](const void* context, int64_t begin, int64_t rows, int32_t* sums) {
+      static_cast<const Plan*>(context)->sums(begin, rows, sums);
+    };
+  }
+  if (prepare_limits(plan, steps, base, patterns, step)) {
+    producer.fused = [](const void* context, int64_t begin, int64_t rows, int64_t channel, int64_t width,
+                        const Step* placed) {
+      static_cast<const Plan*>(context)->fused(begin, rows, channel, width, placed);
+    };
+  }
+  producer.lanes = g.groups == 1 ? kLanes : g.depthwise() ? 64 : 0;
+  const double products = static_cast<double>(plan.planes()) * (plan.form == Activation::kCodes ? 1 : layer.weight_bits);
+  const double panel_words =
+      g.depthwise() ? static_cast<double>(g.taps_y * g.taps_x) * static_cast<double>(g.outputs) / 16
+                    : static_cast<double>(plan.runs.all_words()) * static_cast<double>(g.groups * group_panels(g));
+  producer.nanoseconds =
+      panel_words * products * (plan.form == Activation::kCodes ? kernels.codes_step : kernels.bits_step);
+  run_blocks(kernels, threads, plan.space, g.outputs, filled, &producer);
 }
 
 }  // namespace robustlab

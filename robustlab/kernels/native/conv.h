@@ -53,6 +53,9 @@ Activation activation_form(const ConvLayer& layer);
 // Bytes of the prepacked weights (robustlab/kernels/layout.py describes them).
 int64_t weight_bytes(const ConvLayer& layer);
 
+// mx * mw of run_conv: the accumulator counts in steps of 1, 1/2 or 1/4 of the product of two codes.
+int accumulator_unit(const ConvLayer& layer);
+
 // The image a layer reads, with the smallest halo that will do; a larger halo will do as well.
 ImageLayout input_layout(const ConvLayer& layer, int64_t height, int64_t width);
 
