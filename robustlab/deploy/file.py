@@ -154,7 +154,7 @@ def _contents(model: nn.Module) -> tuple[Metadata, dict[str, Tensor]]:
         if isinstance(module, PackedLayer):
             codes = module.codes()
             four = codes if codes.ndim == 4 else codes.reshape(*codes.shape, 1, 1)
-            tensors[f"{name}.planes"] = weight_planes(four, module.scheme.weight_bits)
+            tensors[f"{name}.planes"] = weight_planes(four, module.scheme.weight_bits, module.scheme.weight_zero_point)
             tensors[f"{name}.scale"] = module.scale
             if module.bias is not None:
                 tensors[f"{name}.bias"] = module.bias
@@ -235,7 +235,7 @@ def _packed_layer(
             )
         if not bool(torch.isfinite(vector).all()):
             raise ModelFileError(f"{where}: {label} holds NaN or infinity; allowed: finite numbers")
-    codes = from_planes(planes, scheme.weight_bits, shape)
+    codes = from_planes(planes, scheme.weight_bits, shape, scheme.weight_zero_point)
     return PackedLayer(codes if scheme.geometry else codes.flatten(1), scale, bias, scheme).eval()
 
 

@@ -165,7 +165,8 @@ def _cost(name: str, module: nn.Module, outputs: int) -> LayerCost:
         return LayerCost(name, "packed", outputs * taps, *bits, _packed_weight_bytes(module))
     if isinstance(module, FrozenLayer):
         bits, taps = (module.scheme.weight_bits, module.scheme.activation_bits), module.codes[0].numel()
-        planes = weight_planes(module.codes.reshape(len(module.codes), -1, 1, 1), bits[0])
+        four = module.codes.reshape(len(module.codes), -1, 1, 1)
+        planes = weight_planes(four, bits[0], module.scheme.weight_zero_point)
         return LayerCost(name, "simulated", outputs * taps, *bits, planes.nbytes)
     weight = module.get_parameter("weight")
     if isinstance(module, CompressedLayer):

@@ -53,7 +53,7 @@ def quant_conv2d(
     bias: Tensor | None,
     geometry: ConvGeometry,
 ) -> Tensor:
-    """Convolve the codes of x, less their zero point, with those of the weights: float32 (N, C, H, W) -> (N, O, H', W').
+    """Convolve the codes of x, less their zero point, with those of the weights: (N, C, H, W) -> (N, O, H', W').
 
     scale and bias are float32 (O,). Products of code - zero_point must sum to less than 2^31 in magnitude, counted in
     halves where a zero point is a half-integer. The weights must be packed for the activations' bits.

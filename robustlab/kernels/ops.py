@@ -18,7 +18,14 @@ from torch import Tensor
 from robustlab.core.errors import check_int, invalid
 from robustlab.kernels import dispatch, reference
 from robustlab.kernels.prepack import WeightForm, cached_form
-from robustlab.kernels.spec import PADDING_VALUES, ActivationSpec, ConvGeometry, check_accumulator, largest_weight, shown
+from robustlab.kernels.spec import (
+    PADDING_VALUES,
+    ActivationSpec,
+    ConvGeometry,
+    check_accumulator,
+    largest_weight,
+    shown,
+)
 
 _BINARY = "Tensor x, Tensor weight, int[] form"
 _QUANT = "Tensor x, Tensor weight, int[] form, float scale_x, float zero_point"
@@ -64,9 +71,7 @@ def _form(flat: tuple[int, ...]) -> tuple[WeightForm, int]:
     """The checked form, and the bytes of its prepacked weights."""
     if len(flat) != 9:
         raise invalid("form", flat, "9 whole numbers, see robustlab.kernels.ops")
-    form = cached_form(
-        (flat[0], flat[1], flat[2], flat[3]), flat[4], flat[5], flat[6], bool(flat[7]), flat[8] / 2
-    )
+    form = cached_form((flat[0], flat[1], flat[2], flat[3]), flat[4], flat[5], flat[6], bool(flat[7]), flat[8] / 2)
     return form, form.packed_bytes
 
 
@@ -192,7 +197,9 @@ def _quant(
     if native is not None:
         return _run_native(native, x, weight, flat, affine, geometry, output, activation)
     acc = reference.quant_conv2d_acc(x, weight, form, activation, place)
-    return acc if affine is None else reference.affine(acc, reference.unit_scale(affine[0], form, activation), affine[1])
+    return (
+        acc if affine is None else reference.affine(acc, reference.unit_scale(affine[0], form, activation), affine[1])
+    )
 
 
 def _binary_conv2d(x: Tensor, weight: Tensor, form: Ints, scale: Tensor, bias: Tensor | None, geometry: Ints) -> Tensor:

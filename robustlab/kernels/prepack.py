@@ -218,7 +218,9 @@ def unpack_data(data: Tensor, form: WeightForm) -> Tensor:
     if form.kind == "codes" and bits == 8:
         panels = codes.view(torch.int8).reshape(form.panels, runs, words, LANES, 4).permute(0, 3, 1, 2, 4)
     elif form.kind == "codes":
-        planes = to_bits(codes.reshape(form.panels, runs, words, bits, 8)).reshape(*[form.panels, runs, words, bits], LANES, 4)
+        planes = to_bits(codes.reshape(form.panels, runs, words, bits, 8)).reshape(
+            *[form.panels, runs, words, bits], LANES, 4
+        )
         panels = join_planes(planes.permute(3, 0, 4, 1, 2, 5))
     else:
         planes = to_bits(codes.reshape(form.panels, bits, runs, words, LANES, 4))

@@ -15,6 +15,7 @@ from torch import Tensor
 from robustlab.kernels.prepack import WeightForm, unpack_data
 from robustlab.kernels.spec import ActivationSpec, ConvGeometry, largest_weight, zero_point_unit
 
+
 def signs(x: Tensor) -> Tensor:
     """-1 where x < 0, else +1 (so +0, -0 and NaN give +1), float32."""
     return 1 - 2 * (x < 0).to(torch.float32)

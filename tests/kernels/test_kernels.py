@@ -150,7 +150,9 @@ def test_quant_conv2d(backend: str, case: Case, bits: int, data: st.DataObject) 
     acc, y = case.expected(steps(case.x, spec))
     with kernels.use_backend(backend):
         assert torch.equal(kernels.quant_conv2d_acc(case.x, case.weight(spec.bits), spec, case.geometry), acc)
-        assert torch.equal(kernels.quant_conv2d(case.x, case.weight(spec.bits), spec, case.scale, case.bias, case.geometry), y)
+        assert torch.equal(
+            kernels.quant_conv2d(case.x, case.weight(spec.bits), spec, case.scale, case.bias, case.geometry), y
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -41,9 +41,7 @@ def forms(draw: st.DrawFn) -> kernels.WeightForm:
 @settings(max_examples=150, deadline=None)
 def test_both_layouts_are_lossless(form: kernels.WeightForm, seed: int) -> None:
     codes = random_codes(form.shape, form.bits, seed)
-    packed = kernels.pack_weight(
-        codes, form.bits, form.groups, activation_bits=form.activation_bits, lines=form.lines
-    )
+    packed = kernels.pack_weight(codes, form.bits, form.groups, activation_bits=form.activation_bits, lines=form.lines)
     assert packed.form == form
     assert torch.equal(kernels.unpack_weight(packed), codes)
     planes = kernels.weight_planes(codes, form.bits)
