@@ -1,0 +1,199 @@
+// Float images to sign bits and codes.
+#include "internal.h"
+
+namespace robustlab {
+namespace {
+
+// The lowest `bytes` of words[i] to out + i * step.
+INLINE void store_words(__m512i words, int64_t count, int64_t bytes, uint8_t* out, int64_t step) {
+  alignas(64) uint32_t word[16];
+  _mm512_store_si512(word, words);
+  if (bytes == 4) {
+    for (int64_t i = 0; i < count; ++i) std::memcpy(out + i * step, word + i, 4);
+  } else if (bytes == 2) {
+    for (int64_t i = 0; i < count; ++i) std::memcpy(out + i * step, word + i, 2);
+  } else if (bytes == 1) {
+    for (int64_t i = 0; i < count; ++i) std::memcpy(out + i * step, word + i, 1);
+  } else {
+    for (int64_t i = 0; i < count; ++i) std::memcpy(out + i * step, word + i, 3);
+  }
+}
+
+// Signs of neighbouring channels of one pixel.
+void signs_of_pixel(const PackSigns& p) {
+  for (int64_t c = 0; c < p.channels; c += 16) {
+    const int64_t lanes = p.channels - c;
+    const __mmask16 used = first(lanes);
+    const __m512 limit = p.thresholds != nullptr ? _mm512_maskz_loadu_ps(used, p.thresholds + c) : _mm512_setzero_ps();
+    store_bits(p.out + c / 8, _mm512_mask_cmp_ps_mask(used, _mm512_maskz_loadu_ps(used, p.x + c), limit, _CMP_LT_OQ),
+               lanes);
+  }
+}
+
+// 16 * kWide pixels of up to 32 channels.
+template <int kWide>
+INLINE void sign_words(const float* x, int64_t step, int64_t depth, const float* thresholds, __mmask16 used,
+                       __m512i (&words)[kWide]) {
+  UNROLL for (int j = 0; j < kWide; ++j) words[j] = _mm512_setzero_si512();
+  for (int64_t c = 0; c < depth; ++c, x += step) {
+    const __m512 limit = _mm512_set1_ps(thresholds != nullptr ? thresholds[c] : 0.0f);
+    const __m512i bit = _mm512_set1_epi32(static_cast<int32_t>(1u << c));
+    UNROLL for (int j = 0; j < kWide; ++j) {
+      const __m512 v = kWide == 1 ? _mm512_maskz_loadu_ps(used, x) : _mm512_loadu_ps(x + 16 * j);
+      words[j] = _mm512_mask_or_epi32(words[j], _mm512_cmp_ps_mask(v, limit, _CMP_LT_OQ), words[j], bit);
+    }
+  }
+}
+
+// Several vectors of pixels at a time: more bytes of each plane of the image in one go.
+template <int kWide>
+INLINE int64_t pack_pixels(const PackSigns& p, int64_t pixel, int64_t c, int64_t depth) {
+  const float* limits = p.thresholds != nullptr ? p.thresholds + c : nullptr;
+  for (; p.pixels - pixel >= (kWide == 1 ? 1 : 16 * kWide); pixel += 16 * kWide) {
+    const int64_t count = at_most(p.pixels - pixel, 16 * kWide);
+    __m512i words[kWide];
+    sign_words<kWide>(p.x + c * p.channel_step + pixel, p.channel_step, depth, limits, first(count), words);
+    uint8_t* out = p.out + pixel * p.pixel + c / 8;
+    UNROLL for (int j = 0; j < kWide; ++j)
+      store_words(words[j], kWide == 1 ? count : 16, (depth + 7) / 8, out + 16 * j * p.pixel, p.pixel);
+  }
+  return pixel;
+}
+
+template <bool kSub, bool kDiv>
+INLINE __m512i code_of(__m512 x, __m512 sub, __m512 div, const Rounding& rounding) {
+  if (kSub) x = _mm512_sub_ps(x, sub);
+  if (kDiv) x = _mm512_div_ps(x, div);
+  return rounding.code(x);
+}
+
+template <bool kSub, bool kDiv>
+void codes_of_pixel(const PackCodes& p, const Rounding& rounding) {
+  for (int64_t c = 0; c < p.channels; c += 16) {
+    const int64_t lanes = p.channels - c;
+    const __mmask16 used = first(lanes);
+    const __m512 sub = kSub ? _mm512_maskz_loadu_ps(used, p.sub + c) : _mm512_setzero_ps();
+    const __m512 div = kDiv ? _mm512_maskz_loadu_ps(used, p.div + c) : _mm512_setzero_ps();
+    const __m512i codes = code_of<kSub, kDiv>(_mm512_maskz_loadu_ps(used, p.x + c), sub, div, rounding);
+    if (p.planes == 0) {
+      _mm_mask_storeu_epi8(p.out + c, used, _mm512_cvtepi32_epi8(codes));
+      continue;
+    }
+    for (int b = 0; b < p.planes; ++b)
+      store_bits(p.out + b * p.plane + c / 8,
+                 _mm512_mask_test_epi32_mask(used, codes, _mm512_set1_epi32(static_cast<int32_t>(1u << b))), lanes);
+  }
+}
+
+// Bytes: words of 4 channels.
+template <bool kSub, bool kDiv>
+INLINE void code_bytes(const PackCodes& p, const Rounding& rounding, int64_t pixel, int64_t count) {
+  const __mmask16 used = first(count);
+  for (int64_t c0 = 0; c0 < p.channels; c0 += 4) {
+    const int64_t depth = at_most(p.channels - c0, 4);
+    const float* x = p.x + c0 * p.channel_step + pixel;
+    __m512i word = _mm512_setzero_si512();
+    for (int64_t c = depth - 1; c >= 0; --c) {
+      const __m512 sub = _mm512_set1_ps(kSub ? p.sub[c0 + c] : 0.0f), div = _mm512_set1_ps(kDiv ? p.div[c0 + c] : 0.0f);
+      const __m512i codes =
+          code_of<kSub, kDiv>(_mm512_maskz_loadu_ps(used, x + c * p.channel_step), sub, div, rounding);
+      word = _mm512_or_si512(_mm512_slli_epi32(word, 8), codes);
+    }
+    store_words(word, count, depth, p.out + pixel * p.pixel + c0, p.pixel);
+  }
+}
+
+// Bit planes: words of 32 channels.
+template <bool kSub, bool kDiv, int kPlanes>
+INLINE void code_planes(const PackCodes& p, const Rounding& rounding, int64_t pixel, int64_t count) {
+  const __mmask16 used = first(count);
+  for (int64_t c0 = 0; c0 < p.channels; c0 += 32) {
+    const int64_t depth = at_most(p.channels - c0, 32);
+    const float* x = p.x + c0 * p.channel_step + pixel;
+    __m512i words[kPlanes];
+    UNROLL for (int b = 0; b < kPlanes; ++b) words[b] = _mm512_setzero_si512();
+    for (int64_t c = 0; c < depth; ++c, x += p.channel_step) {
+      const __m512 sub = _mm512_set1_ps(kSub ? p.sub[c0 + c] : 0.0f), div = _mm512_set1_ps(kDiv ? p.div[c0 + c] : 0.0f);
+      const __m512i codes = code_of<kSub, kDiv>(_mm512_maskz_loadu_ps(used, x), sub, div, rounding);
+      const __m512i bit = _mm512_set1_epi32(static_cast<int32_t>(1u << c));
+      UNROLL for (int b = 0; b < kPlanes; ++b)
+        words[b] = _mm512_mask_or_epi32(words[b], _mm512_test_epi32_mask(codes, _mm512_set1_epi32(1 << b)), words[b], bit);
+    }
+    UNROLL for (int b = 0; b < kPlanes; ++b)
+      if (b < p.planes)
+        store_words(words[b], count, (depth + 7) / 8, p.out + pixel * p.pixel + b * p.plane + c0 / 8, p.pixel);
+  }
+}
+
+template <bool kSub, bool kDiv>
+void codes(const PackCodes& p) {
+  const Rounding rounding(p.quantizer);
+  if (p.pixels == 1 && p.channel_step == 1) return codes_of_pixel<kSub, kDiv>(p, rounding);
+  for (int64_t pixel = 0; pixel < p.pixels; pixel += 16) {
+    const int64_t count = at_most(p.pixels - pixel, 16);
+    if (p.planes == 0) {
+      code_bytes<kSub, kDiv>(p, rounding, pixel, count);
+    } else if (p.planes <= 2) {
+      code_planes<kSub, kDiv, 2>(p, rounding, pixel, count);
+    } else if (p.planes <= 4) {
+      code_planes<kSub, kDiv, 4>(p, rounding, pixel, count);
+    } else {
+      code_planes<kSub, kDiv, 8>(p, rounding, pixel, count);
+    }
+  }
+}
+
+template <int kBits>
+void unpack_planes(const uint8_t* packed, int64_t steps, int factor, int offset, uint8_t* out) {
+  __m512i value[kBits];
+  UNROLL for (int b = 0; b < kBits; ++b) {
+    // the top plane of two's complement counts -2^(bits - 1); all bytes are modulo 256
+    const uint32_t worth = b == kBits - 1 ? 0u - (1u << b) : 1u << b;
+    value[b] = _mm512_set1_epi8(static_cast<char>(worth * static_cast<uint32_t>(factor)));
+  }
+  const __m512i start = _mm512_set1_epi8(static_cast<char>(offset));
+  for (int64_t step = 0; step < steps; ++step, packed += 8 * kBits, out += kPanelWordBytes) {
+    __m512i codes = start;
+    UNROLL for (int b = 0; b < kBits; ++b) {
+      uint64_t plane;
+      std::memcpy(&plane, packed + 8 * b, 8);
+      codes = _mm512_mask_add_epi8(codes, plane, codes, value[b]);
+    }
+    _mm512_storeu_si512(out, codes);
+  }
+}
+
+}  // namespace
+
+namespace avx512 {
+
+void pack_signs(const PackSigns& p) {
+  if (p.pixels == 1 && p.channel_step == 1) return signs_of_pixel(p);
+  for (int64_t c = 0; c < p.channels; c += 32) {
+    const int64_t depth = at_most(p.channels - c, 32);
+    int64_t pixel = pack_pixels<4>(p, 0, c, depth);
+    pixel = pack_pixels<2>(p, pixel, c, depth);
+    pack_pixels<1>(p, pixel, c, depth);
+  }
+}
+
+void pack_codes(const PackCodes& p) {
+  if (p.sub != nullptr) return p.div != nullptr ? codes<true, true>(p) : codes<true, false>(p);
+  return p.div != nullptr ? codes<false, true>(p) : codes<false, false>(p);
+}
+
+void unpack_codes(const uint8_t* packed, int bits, int64_t steps, int factor, int offset, uint8_t* out) {
+  switch (bits) {
+    case 1: return unpack_planes<1>(packed, steps, factor, offset, out);
+    case 2: return unpack_planes<2>(packed, steps, factor, offset, out);
+    case 3: return unpack_planes<3>(packed, steps, factor, offset, out);
+    case 4: return unpack_planes<4>(packed, steps, factor, offset, out);
+    case 5: return unpack_planes<5>(packed, steps, factor, offset, out);
+    case 6: return unpack_planes<6>(packed, steps, factor, offset, out);
+    case 7: return unpack_planes<7>(packed, steps, factor, offset, out);
+    default: return unpack_planes<8>(packed, steps, factor, offset, out);
+  }
+}
+
+}  // namespace avx512
+}  // namespace robustlab

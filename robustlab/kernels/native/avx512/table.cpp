@@ -1,0 +1,21 @@
+#include "internal.h"
+
+namespace robustlab {
+
+const KernelTable& avx512_kernels() {
+  static const KernelTable table = {"avx512",
+                                    0.41,
+                                    0.27,
+                                    avx512::pack_signs,
+                                    avx512::pack_codes,
+                                    avx512::unpack_codes,
+                                    avx512::bits_product,
+                                    avx512::codes_product,
+                                    avx512::bits_threshold,
+                                    avx512::depthwise_codes,
+                                    avx512::depthwise_bits,
+                                    avx512::run_steps};
+  return table;
+}
+
+}  // namespace robustlab
