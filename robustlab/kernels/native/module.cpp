@@ -9,6 +9,8 @@
 #include "bind.h"
 #include "cpu.h"
 #include "eager.h"
+#include "parallel.h"
+#include "peaks/peaks.h"
 
 namespace nb = nanobind;
 
@@ -50,5 +52,11 @@ NB_MODULE(_native, m) {
   });
   m.def("cpu_flags", [] { return nb::tuple(nb::cast(robustlab::cpu_flags())); });
   m.def("compiler", [] { return std::string(ROBUSTLAB_COMPILER); });
+  m.def("parallel_runtime", [] { return std::string(robustlab::parallel_runtime()); });
+  m.def("peaks", [] {
+    nb::dict result;
+    for (const auto& [name, rate] : robustlab::measure_peaks()) result[name.c_str()] = rate;
+    return result;
+  });
   m.def("conv2d", &robustlab::bind_conv2d);
 }
