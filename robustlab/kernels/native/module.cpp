@@ -54,8 +54,13 @@ NB_MODULE(_native, m) {
   m.def("compiler", [] { return std::string(ROBUSTLAB_COMPILER); });
   m.def("parallel_runtime", [] { return std::string(robustlab::parallel_runtime()); });
   m.def("peaks", [] {
+    std::vector<std::pair<std::string, double>> peaks;
+    {
+      const nb::gil_scoped_release released;
+      peaks = robustlab::measure_peaks();
+    }
     nb::dict result;
-    for (const auto& [name, rate] : robustlab::measure_peaks()) result[name.c_str()] = rate;
+    for (const auto& [name, rate] : peaks) result[name.c_str()] = rate;
     return result;
   });
   m.def("conv2d", &robustlab::bind_conv2d);
