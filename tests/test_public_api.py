@@ -25,6 +25,7 @@ PUBLIC = (
     "robustlab.deploy",
     "robustlab.evaluate",
     "robustlab.kernels",
+    "robustlab.kernels.program",
     "robustlab.models",
     "robustlab.report",
 )

@@ -11,6 +11,7 @@ from robustlab.kernels.functional import (
 )
 from robustlab.kernels.layout import from_planes, weight_planes
 from robustlab.kernels.prepack import PackedWeight, WeightForm, pack_weight, unpack_weight
+from robustlab.kernels.program import Program, ProgramBuilder
 from robustlab.kernels.spec import PADDING_VALUES, ActivationSpec, ConvGeometry
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "ActivationSpec",
     "ConvGeometry",
     "PackedWeight",
+    "Program",
+    "ProgramBuilder",
     "WeightForm",
     "available",
     "backend",

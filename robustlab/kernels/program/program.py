@@ -1,0 +1,57 @@
+"""A program: a straight line of nodes over values, run by one native call or by the reference interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustlab.core.errors import invalid
+from robustlab.kernels.program.nodes import Node, Value
+from robustlab.kernels.program.reference import interpret
+from robustlab.kernels.spec import shown
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What a `ProgramBuilder` builds; immutable, and `run` may be called from several threads at once.
+
+    values: every value, by handle. nodes: in the order they run. inputs, outputs: handles, in the order of `run`.
+    scalars: how many (N,) factors `run` takes.
+    """
+
+    values: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    inputs: tuple[int, ...]
+    scalars: int
+    outputs: tuple[int, ...]
+
+    def run(self, inputs: Sequence[Tensor], scalars: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+        """Run on float32 CPU tensors (N, C, H, W) and (N,), with any batch size N, and return the outputs.
+
+        Outputs are contiguous (N, C, H, W), float32 or int32. Raises `ArgumentError` for tensors that do not fit.
+        """
+        self._check(inputs, scalars)
+        x = [tensor.detach().contiguous() for tensor in inputs]
+        factors = [tensor.detach().contiguous() for tensor in scalars]
+        with torch.no_grad():
+            return interpret(self.values, self.nodes, dict(zip(self.inputs, x, strict=True)), factors, self.outputs)
+
+    def _check(self, inputs: Sequence[Tensor], scalars: Sequence[Tensor]) -> int:
+        """The batch size."""
+        if len(inputs) != len(self.inputs) or len(scalars) != self.scalars:
+            given = f"{len(inputs)} tensors and {len(scalars)} scalars"
+            raise invalid("inputs", given, f"{len(self.inputs)} and {self.scalars}")
+        batch = inputs[0].shape[0] if isinstance(inputs[0], Tensor) and inputs[0].ndim else 0
+        for handle, x in zip(self.inputs, inputs, strict=True):
+            _check_tensor("inputs", x, (batch, *self.values[handle].shape))
+        for s in scalars:
+            _check_tensor("scalars", s, (batch,))
+        return batch
+
+
+def _check_tensor(argument: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(x, Tensor) or x.shape != shape or x.dtype != torch.float32 or not x.is_cpu:
+        raise invalid(argument, shown(x), f"a float32 tensor {shape} on the cpu")
