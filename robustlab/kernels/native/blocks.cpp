@@ -175,7 +175,7 @@ void run_blocks(const KernelTable& kernels, int threads, const RowSpace& space, 
   grid.chunks = (channels + grid.chunk - 1) / grid.chunk;
   const int64_t count = grid.parts * grid.blocks * grid.chunks;
   const Tasks tasks{[](void* context, int64_t task) { static_cast<const Grid*>(context)->run(task); }, &grid, count};
-  run_parallel(static_cast<int>(std::min(workers, count)), tasks);
+  run_parallel(workers > 1 ? threads : 1, tasks);
 }
 
 }  // namespace robustlab

@@ -166,7 +166,7 @@ void on_threads(int threads, double nanoseconds, int64_t count, const Function& 
   const auto workers = std::min<int64_t>(std::max(threads, 1), 1 + static_cast<int64_t>(nanoseconds / kThreadWorth));
   const Tasks tasks{[](void* context, int64_t i) { (*static_cast<const Function*>(context))(i); },
                     const_cast<Function*>(&function), count};
-  run_parallel(static_cast<int>(workers), tasks);
+  run_parallel(workers > 1 ? threads : 1, tasks);
 }
 
 void prepare_weights(Plan& plan, int threads) {

@@ -67,7 +67,7 @@ void pack_input(const KernelTable& kernels, int threads, const ConvLayer& layer,
   packing.parts = (layout.height + packing.lines - 1) / packing.lines;
   const Tasks tasks{[](void* context, int64_t task) { static_cast<const Packing*>(context)->run(task); }, &packing,
                     count * packing.parts};
-  run_parallel(static_cast<int>(workers), tasks);
+  run_parallel(workers > 1 ? threads : 1, tasks);
   fill_halo(images, count, layout, halo_pattern(layer).data());
 }
 

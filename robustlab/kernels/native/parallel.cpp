@@ -76,8 +76,6 @@ void run_parallel(int threads, const Tasks& tasks) {
   Run run{tasks};
   {
     const Release at_the_end;
-    // Always the whole team: libgomp ends and starts threads when the sizes of successive teams differ, and torch uses
-    // the whole team, too.
     if (const ParallelRegion region = team()) {
       region(work, &run, static_cast<unsigned>(threads), 0);
     } else {

@@ -17,6 +17,9 @@ struct Tasks {
 //
 // Everything runs on the calling thread if threads < 2, inside a task, and while another thread's tasks hold the
 // workers. A process that was forked may call this like any other.
+//
+// `threads` should be 1 or what the caller of the library asked for, never something in between that fits the tasks:
+// OpenMP runtimes end and start threads when the sizes of successive teams differ, which takes milliseconds.
 void run_parallel(int threads, const Tasks& tasks);
 
 // Where the tasks of this process run: "openmp" (the team of the runtime that torch links to) or "own".
