@@ -10,10 +10,12 @@ from pathlib import Path
 from torch import nn
 
 from robustlab.core.errors import invalid
+from robustlab.deploy.binary import pack_binary
 from robustlab.deploy.file import build_from_file, read_model_file
 from robustlab.kernels import backend
 from robustlab.models import ModelInfo, build, info_of, open_zoo, set_info
 from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD
+from robustlab.models.bnn import BinaryNetwork
 from robustlab.models.zoo import load_tensors, read_tensors
 
 
@@ -38,6 +40,8 @@ def load(
     prefix, separator, rest = text.partition(":")
     if separator and prefix == "robustlab":
         found = open_zoo(rest)
+        if isinstance(found, BinaryNetwork):
+            return pack_binary(found)
         if isinstance(found, nn.Module):
             return found
         model = build_from_file(read_model_file(found))

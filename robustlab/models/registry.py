@@ -10,6 +10,7 @@ from torch import nn
 
 from robustlab.core.errors import check_choice, invalid
 from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD, Normalized
+from robustlab.models.bnn import BinaryCnv, BinaryLfc
 from robustlab.models.cifar import CifarResNet, CnnA
 from robustlab.models.signs import SignsBinary, SignsResNet
 
@@ -18,12 +19,16 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "signs_binary": SignsBinary,
     "cifar_resnet": CifarResNet,
     "cifar_cnn_a": CnnA,
+    "bnn_cnv": BinaryCnv,
+    "bnn_lfc": BinaryLfc,
 }
 _ALLOWED: dict[str, frozenset[str]] = {
     "signs_resnet": frozenset({"classes", "widths", "blocks"}),
     "signs_binary": frozenset({"classes", "stem", "widths", "steps"}),
     "cifar_resnet": frozenset({"depth", "classes", "mean", "std"}),
     "cifar_cnn_a": frozenset({"classes", "mean", "std"}),
+    "bnn_cnv": frozenset({"classes"}),
+    "bnn_lfc": frozenset({"classes", "width"}),
     "torchvision": frozenset({"classes", "mean", "std"}),
 }
 _LIMIT = 4096

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robustlab.core.errors import DataError, ModelFileError, check_choice, invalid
 from robustlab.core.paths import data_folder
 from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD
+from robustlab.models.bnn import BinaryCnv, BinaryLfc, binary_state
 from robustlab.models.info import ModelInfo, set_info
 from robustlab.models.registry import build
 
@@ -31,17 +32,27 @@ class _Foreign:
     file: str
     architecture: str
     arguments: Mapping[str, object]
-    rename: Callable[[str], str]
+    convert: Callable[[Mapping[str, Tensor], Path], dict[str, Tensor]]
     description: str
+    class_names: tuple[str, ...] | None = _CIFAR_CLASSES
+    input_size: tuple[int, int] = (32, 32)
 
 
-def _same(name: str) -> str:
-    return name
+def _same(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    return dict(tensors)
 
 
-def _cnn_a_name(name: str) -> str:
-    head, _, tail = name.partition(".")
-    return f"{_CNN_A_NAMES.get(head, head)}.{tail}"
+def _cnn_a(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    parts = {key: key.partition(".") for key in tensors}
+    return {f"{_CNN_A_NAMES.get(head, head)}.{tail}": tensors[key] for key, (head, _, tail) in parts.items()}
+
+
+def _cnv(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    return binary_state(tensors, BinaryCnv.grids, path)
+
+
+def _lfc(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    return binary_state(tensors, BinaryLfc.grids, path)
 
 
 _FOREIGN: dict[str, _Foreign] = {
@@ -58,8 +69,33 @@ _FOREIGN["cifar_cnn_a_mix"] = _Foreign(
     "cifar10_cnn_a_mix",
     "robustlab:cifar_cnn_a",
     {"mean": [125.3 / 255, 123.0 / 255, 113.9 / 255], "std": [63.0 / 255, 62.1 / 255, 66.7 / 255]},
-    _cnn_a_name,
+    _cnn_a,
     "CIFAR-10 CNN-A, robustly trained for linf 2/255, float (weights from ROBUSTLAB_DATA)",
+)
+
+_FOREIGN["bnn_cifar10_cnvW1A1"] = _Foreign(
+    "bnn_cifar10_cnvW1A1",
+    "robustlab:bnn_cnv",
+    {"classes": 10},
+    _cnv,
+    "CIFAR-10, binary network with integer thresholds, made for FPGAs (weights from ROBUSTLAB_DATA)",
+)
+_FOREIGN["bnn_gtsrb_cnvW1A1"] = _Foreign(
+    "bnn_gtsrb_cnvW1A1",
+    "robustlab:bnn_cnv",
+    {"classes": 43},
+    _cnv,
+    "German traffic signs, the same binary network (weights from ROBUSTLAB_DATA)",
+    class_names=None,
+)
+_FOREIGN["bnn_mnist_lfcW1A1"] = _Foreign(
+    "bnn_mnist_lfcW1A1",
+    "robustlab:bnn_lfc",
+    {"classes": 10, "width": 1024},
+    _lfc,
+    "MNIST, binary perceptron (weights from ROBUSTLAB_DATA)",
+    class_names=tuple("0123456789"),
+    input_size=(28, 28),
 )
 
 MODELS: dict[str, str] = {
@@ -80,6 +116,8 @@ def bundled_path(name: str) -> Path:
 def open_zoo(name: str) -> nn.Module | Path:
     """A model of the zoo by name: a float module in eval mode, or the path of a bundled model file.
 
+    A `BinaryNetwork` comes with float weights; it is only what it was trained to be once it is deployed.
+
     Raises `ArgumentError` for an unknown name and `DataError` where the weights are not on this machine.
     """
     check_choice("model", name, MODELS)
@@ -96,13 +134,13 @@ def open_zoo(name: str) -> nn.Module | Path:
             f"model {name} needs the file {path}; set ROBUSTLAB_DATA to the folder that holds models/{path.name}"
         )
     model = build(entry.architecture, entry.arguments)
-    load_tensors(model, {entry.rename(key): value for key, value in read_tensors(path).items()}, path)
+    load_tensors(model, entry.convert(read_tensors(path), path), path)
     info = ModelInfo(
         name=name,
         architecture=entry.architecture,
         arguments=entry.arguments,
-        class_names=_CIFAR_CLASSES,
-        input_size=(32, 32),
+        class_names=entry.class_names,
+        input_size=entry.input_size,
         provenance={"weights": path.name},
     )
     return set_info(model, info)
