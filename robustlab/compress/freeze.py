@@ -72,7 +72,7 @@ class LayerScheme:
         check_accumulator(taps, largest, largest_weight(self.weight_bits, self.weight_zero_point))
 
     def unit_scale(self, scale: Tensor) -> Tensor:
-        """scale / unit, which the kernels multiply their accumulator with, float32 (O,).
+        """What the kernels multiply their accumulators with, scale / unit, float32 (O,).
 
         The quotient is exact, so fl(fl(unit * acc) * (scale / unit)) = fl(fl(acc) * scale). Raises `ArgumentError` for
         scales so small that it would not be.

@@ -22,7 +22,7 @@ from robustlab.kernels import (
 class PackedLayer(nn.Module):
     """A convolution or linear layer on packed weights, equal to its `FrozenLayer` bit for bit.
 
-    Buffers: packed (uint8, opaque, see `robustlab.kernels.layout`), scale and bias float32 (O,).
+    Buffers: packed (uint8, opaque, see `robustlab.kernels.prepack`), scale and bias float32 (O,).
     Shape: float32 (N, C, H, W) -> (N, O, H', W'), or (..., K) -> (..., O) for a linear layer. CPU only.
     """
 
@@ -79,25 +79,16 @@ class PackedLayer(nn.Module):
             scale = scale / self.scheme.activation.scale
         return codes * scale.reshape(-1, *([1] * (codes.ndim - 1)))
 
-    def unit_scale(self) -> Tensor:
-        """What the kernels multiply their accumulator with, float32 (O,): the scale, less their unit."""
-        return self.scale if self.scheme.unit == 1 else self.scale / self.scheme.unit
-
     def run_kernel(self, x: Tensor) -> Tensor:
         """The integer kernel and its epilogue, without a gradient."""
-        geometry, activation, weight, scale = (
-            self.scheme.geometry,
-            self.scheme.activation,
-            self.weight(),
-            self.unit_scale(),
-        )
+        geometry, activation, weight = self.scheme.geometry, self.scheme.activation, self.weight()
         if geometry is None:
             if activation is None:
-                return binary_linear(x, weight, scale, self.bias)
-            return quant_linear(x, weight, activation, scale, self.bias)
+                return binary_linear(x, weight, self.scale, self.bias)
+            return quant_linear(x, weight, activation, self.scale, self.bias)
         if activation is None:
-            return binary_conv2d(x, weight, scale, self.bias, geometry)
-        return quant_conv2d(x, weight, activation, scale, self.bias, geometry)
+            return binary_conv2d(x, weight, self.scale, self.bias, geometry)
+        return quant_conv2d(x, weight, activation, self.scale, self.bias, geometry)
 
     def forward(self, x: Tensor) -> Tensor:
         """Kernel forward, surrogate backward. Raises `RobustlabError` for anything but float32 on the CPU."""
