@@ -44,19 +44,43 @@ void product_of(const KernelTable& kernels, const ConvLayer& layer, const Runs& 
   }
 }
 
-// Differing bits of an all-zero window and the part of the weights that belongs to one tap, where taps are whole words.
+// Where the taps of sign weights are whole words: popcounts of each, [panel][tap][lane]. One product with an empty window
+// sees every tap as a panel of its own.
 void ones_by_tap(const KernelTable& kernels, const ConvLayer& layer, const Runs& runs, const Weights& weights,
-                 int32_t* out, int64_t step) {
-  const int64_t words = runs.unit / 4, all = weights.panels.count;
+                 int32_t* out) {
+  const int64_t start = 0, words = runs.unit / 4;
   const std::vector<uint8_t> zeros(static_cast<size_t>(runs.unit + kSlack), 0);
-  const int64_t start = 0;
   const Windows source{zeros.data(), &start, 1, &start, 1, words, 0xffffffffu, 0};
-  for (int64_t tap = 0; tap < layer.geometry.taps_y * layer.geometry.taps_x; ++tap) {
-    Panels part = weights.panels;
-    part.data += tap * words * kPanelWordBytes;
-    part.count = all;
-    part.activation_planes = 1;
-    kernels.bits_product(source, part, out + tap * step, step);
+  Panels taps = weights.panels;
+  taps.count *= layer.geometry.taps_y * layer.geometry.taps_x;
+  taps.bytes = words * kPanelWordBytes;
+  taps.activation_planes = 1;
+  kernels.bits_product(source, taps, out, taps.count * kLanes);
+}
+
+// The whole base of sign layers of one group whose taps are whole words, the usual ones, in one pass over the panels.
+void fill_sign_base(const KernelTable& kernels, const ConvLayer& layer, const Runs& runs, const Weights& weights,
+                    const Borders& borders, int64_t step, int32_t* base) {
+  const Geometry& g = layer.geometry;
+  const int64_t taps = g.taps_y * g.taps_x;
+  thread_local Buffer by_panel, by_tap;
+  int32_t* ones = by_panel.room<int32_t>(weights.panels.count * taps * kLanes);
+  ones_by_tap(kernels, layer, runs, weights, ones);
+  // one long line for each tap, which the compiler's vector loops like better than lines of 16
+  int32_t* lines = by_tap.room<int32_t>(taps * step);
+  for (int64_t panel = 0; panel < weights.panels.count; ++panel)
+    for (int64_t tap = 0; tap < taps; ++tap)
+      std::memcpy(lines + tap * step + panel * kLanes, ones + (panel * taps + tap) * kLanes, 4 * kLanes);
+  for (int64_t pattern = 0; pattern < borders.patterns(); ++pattern) {
+    int32_t* row = base + pattern * step;
+    int64_t valid = 0;
+    for (int64_t tap = 0; tap < taps; ++tap) valid += borders.inside(pattern, tap / g.taps_x, tap % g.taps_x) ? 1 : 0;
+    std::fill(row, row + step, static_cast<int32_t>(valid * g.group_channels));
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      if (borders.inside(pattern, tap / g.taps_x, tap % g.taps_x)) continue;
+      const int32_t* line = lines + tap * step;
+      for (int64_t o = 0; o < step; ++o) row[o] += 2 * line[o];
+    }
   }
 }
 
@@ -81,34 +105,28 @@ void tap_sums(const KernelTable& kernels, const ConvLayer& layer, const Runs& ru
   const int64_t width = g.groups * group_panels(g) * kLanes;
   const Activation form = activation_form(layer);
   std::vector<int32_t> raw(static_cast<size_t>((taps + 1) * width));
-  if (form == Activation::kSigns && runs.unit % 4 == 0) {
-    ones_by_tap(kernels, layer, runs, weights, raw.data(), width);
-    for (int64_t i = 0; i < taps * width; ++i)
-      raw[static_cast<size_t>(i)] = static_cast<int32_t>(channels) - 2 * raw[static_cast<size_t>(i)];
-  } else {
-    // windows with ones in one tap each, and an empty one
-    const int64_t run_bytes = 4 * runs.words, row_bytes = runs.count * run_bytes;
-    std::vector<uint8_t> windows(static_cast<size_t>((taps + 1) * row_bytes + kSlack), 0);
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      uint8_t* unit = windows.data() + tap * row_bytes + tap / runs.taps * run_bytes + tap % runs.taps * runs.unit;
-      if (form == Activation::kCodes) {
-        std::memset(unit, 1, static_cast<size_t>(channels));
-      } else {
-        for (int64_t c = 0; c < channels; ++c) unit[c / 8] = static_cast<uint8_t>(unit[c / 8] | 1 << c % 8);
-      }
+  // windows with ones in one tap each, and an empty one
+  const int64_t run_bytes = 4 * runs.words, row_bytes = runs.count * run_bytes;
+  std::vector<uint8_t> windows(static_cast<size_t>((taps + 1) * row_bytes + kSlack), 0);
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    uint8_t* unit = windows.data() + tap * row_bytes + tap / runs.taps * run_bytes + tap % runs.taps * runs.unit;
+    if (form == Activation::kCodes) {
+      std::memset(unit, 1, static_cast<size_t>(channels));
+    } else {
+      for (int64_t c = 0; c < channels; ++c) unit[c / 8] = static_cast<uint8_t>(unit[c / 8] | 1 << c % 8);
     }
-    product_of(kernels, layer, runs, weights, windows.data(), taps + 1, raw.data());
-    const int32_t* empty = raw.data() + taps * width;
-    const WeightValue value = weight_value(layer);
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      for (int64_t c = 0; c < width; ++c) {
-        int32_t& sum = raw[static_cast<size_t>(tap * width + c)];
-        if (form != Activation::kCodes && layer.weight_bits == 1) {
-          // popcount(mask ^ w) = |mask| + popcount(w) - 2 popcount(mask & w)
-          sum = sum - empty[c];
-        } else if (!value.exact) {
-          sum = value.scale * sum + value.offset * static_cast<int32_t>(channels);
-        }
+  }
+  product_of(kernels, layer, runs, weights, windows.data(), taps + 1, raw.data());
+  const int32_t* empty = raw.data() + taps * width;
+  const WeightValue value = weight_value(layer);
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    for (int64_t c = 0; c < width; ++c) {
+      int32_t& sum = raw[static_cast<size_t>(tap * width + c)];
+      if (form != Activation::kCodes && layer.weight_bits == 1) {
+        // popcount(mask ^ w) = |mask| + popcount(w) - 2 popcount(mask & w)
+        sum = sum - empty[c];
+      } else if (!value.exact) {
+        sum = value.scale * sum + value.offset * static_cast<int32_t>(channels);
       }
     }
   }
@@ -166,6 +184,8 @@ void fill_base(const KernelTable& kernels, const ConvLayer& layer, const Runs& r
     std::fill(base, base + g.outputs, taps);
     return;
   }
+  if (signs && g.groups == 1 && runs.unit % 4 == 0)
+    return fill_sign_base(kernels, layer, runs, weights, *borders, step, base);
   std::vector<int32_t> constant(static_cast<size_t>(g.outputs), 0);
   if (!signs && layer.weight_bits == 1 && activation_form(layer) == Activation::kPlanes) {
     // sum of a w = raw - (2^bits - 1) popcount(w)

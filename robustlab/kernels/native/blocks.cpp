@@ -66,8 +66,11 @@ void place_steps(const Grid& grid, int64_t begin, int64_t count, std::vector<Ste
       row_places(grid.space, plan.layout, plan.map, begin, count, at);
       step.at = at;
     } else if (plan.place == StepPlan::Place::kPlanar) {
-      for (int64_t r = 0; r < count; ++r)
-        at[r] = (begin + r) / pixels * plan.image_bytes + (begin + r) % pixels * 4;
+      int64_t image = begin / pixels, pixel = begin % pixels;
+      for (int64_t r = 0; r < count; pixel = 0, ++image) {
+        const int64_t stop = std::min(count, r + pixels - pixel);
+        for (; r < stop; ++r, ++pixel) at[r] = image * plan.image_bytes + 4 * pixel;
+      }
       step.at = at;
     }
     if (plan.per_image != nullptr || plan.per_pixel != nullptr) {
@@ -126,9 +129,8 @@ void Grid::run(int64_t task) const {
 void row_places(const RowSpace& space, const ImageLayout& layout, const PixelMap& map, int64_t begin, int64_t count,
                 int64_t* at) {
   const int64_t pixels = space.pixels();
+  int64_t image = begin / pixels, y = begin % pixels / space.width, x = begin % pixels % space.width;
   for (int64_t r = 0; r < count;) {
-    const int64_t image = (begin + r) / pixels, pixel = (begin + r) % pixels;
-    const int64_t y = pixel / space.width, x = pixel % space.width;
     const int64_t stop = std::min(count, r + space.width - x);
     const int64_t base = image * layout.image_bytes();
     int64_t source_y = y * map.stride_y + map.offset_y, source_x = x * map.stride_x + map.offset_x;
@@ -139,6 +141,11 @@ void row_places(const RowSpace& space, const ImageLayout& layout, const PixelMap
     } else {
       int64_t place = base + layout.at(source_y, source_x);
       for (; r < stop; ++r, place += map.stride_x * layout.pixel) at[r] = place;
+    }
+    x = 0;
+    if (++y == space.height) {
+      y = 0;
+      ++image;
     }
   }
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <memory>
 
 #include "base.h"
@@ -122,10 +121,12 @@ struct Plan {
   }
 
   void patterns(int64_t begin, int64_t count, int32_t* pattern) const {
-    const int64_t pixels = space.pixels();
-    for (int64_t r = 0; r < count; ++r) {
-      const int64_t pixel = (begin + r) % pixels;
-      pattern[r] = borders->pattern(pixel / space.width, pixel % space.width);
+    const int64_t pixel = begin % space.pixels();
+    int64_t y = pixel / space.width, x = pixel % space.width;
+    for (int64_t r = 0; r < count; y = y + 1 == space.height ? 0 : y + 1) {
+      const int64_t stop = std::min(count, r + space.width - x);
+      for (; r < stop; ++r, ++x) pattern[r] = borders->pattern(y, x);
+      x = 0;
     }
   }
 
@@ -207,19 +208,14 @@ bool prepare_limits(Plan& plan, const std::vector<StepPlan>& steps, const int32_
   if (plan.form != Activation::kSigns || g.groups != 1 || steps.size() != 2 || steps[1].step.op != Op::kStoreBelow)
     return false;
   const Step& store = steps[1].step;
-  int32_t* limits = scratch().limits.room<int32_t>(patterns * step);
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  for (int64_t p = 0; p < patterns; ++p) {
-    for (int64_t o = 0; o < step; ++o) {
-      if (o >= g.outputs) {
-        limits[p * step + o] = static_cast<int32_t>(kMost);
-        continue;
-      }
-      const int64_t doubled = static_cast<int64_t>(base[p * step + o]) - store.threshold[o];
-      const int64_t limit = doubled >= 0 ? doubled / 2 : -((1 - doubled) / 2);
-      limits[p * step + o] = static_cast<int32_t>(std::clamp(limit, -kMost, kMost));
-    }
-  }
+  int32_t* limits = scratch().limits.room<int32_t>((patterns + 1) * step);
+  int32_t* thresholds = limits + patterns * step;
+  // no accumulator is above K or below -K, so thresholds beyond say no more than these do
+  const auto most = static_cast<int32_t>(g.taps());
+  for (int64_t o = 0; o < step; ++o)
+    thresholds[o] = o < g.outputs ? std::clamp(store.threshold[o], -most, most + 1) : -most;
+  for (int64_t p = 0; p < patterns; ++p)
+    for (int64_t o = 0; o < step; ++o) limits[p * step + o] = (base[p * step + o] - thresholds[o]) >> 1;
   plan.limits = limits;
   plan.limit_step = step;
   plan.flip.assign(static_cast<size_t>(step / kLanes), 0);
