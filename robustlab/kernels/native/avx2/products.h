@@ -1,0 +1,15 @@
+// The products of the AVX2 table.
+#pragma once
+
+#include "../kernels.h"
+
+namespace robustlab {
+namespace avx2 {
+
+void bits_product(const Windows& windows, const Panels& panels, int32_t* out, int64_t step);
+void codes_product(const Windows& windows, const Panels& panels, int32_t* out, int64_t step);
+void depthwise_codes(const Depthwise& d, int32_t* out, int64_t step);
+void depthwise_bits(const Depthwise& d, int32_t* out, int64_t step);
+
+}  // namespace avx2
+}  // namespace robustlab
