@@ -63,5 +63,10 @@ NB_MODULE(_native, m) {
     for (const auto& [name, rate] : peaks) result[name.c_str()] = rate;
     return result;
   });
+  m.def("fork_join", [](int threads) {
+    robustlab::require(threads >= 1 && threads <= 1024, "bad threads");
+    const nb::gil_scoped_release released;
+    return robustlab::measure_fork_join(threads);
+  });
   m.def("conv2d", &robustlab::bind_conv2d);
 }

@@ -16,4 +16,7 @@ namespace robustlab {
 // Only what this build and this processor have. Takes some 50 milliseconds.
 std::vector<std::pair<std::string, double>> measure_peaks();
 
+// Seconds that handing work to `threads` threads and collecting it again takes, on threads that are awake.
+double measure_fork_join(int threads);
+
 }  // namespace robustlab
