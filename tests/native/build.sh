@@ -26,7 +26,7 @@ case $machine in
   aarch64*) flags[neon]="" ;;
 esac
 
-common="-std=c++17 -O2 -g1 -ffp-contract=off -fno-fast-math -Wall -Wextra"
+common="-std=c++17 -O3 -g1 -ffp-contract=off -fno-fast-math -Wall -Wextra"
 for set in "${!flags[@]}"; do
   [ "$set" = scalar ] || common+=" -DROBUSTLAB_${set^^}"
 done

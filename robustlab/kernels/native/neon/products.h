@@ -1,0 +1,15 @@
+// The products of the NEON table.
+#pragma once
+
+#include "../kernels.h"
+
+namespace robustlab {
+namespace neon {
+
+void bits_product(const Windows& windows, const Panels& panels, int32_t* out, int64_t step);
+void codes_product(const Windows& windows, const Panels& panels, int32_t* out, int64_t step);
+void depthwise_codes(const Depthwise& d, int32_t* out, int64_t step);
+void depthwise_bits(const Depthwise& d, int32_t* out, int64_t step);
+
+}  // namespace neon
+}  // namespace robustlab
