@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from robustlab import __version__
+from robustlab.cli.bench import app as bench
 from robustlab.cli.compress import compress
 from robustlab.cli.doctor import doctor
 from robustlab.cli.errors import OptionError, describe, one_line, usage_error
@@ -30,6 +31,7 @@ app.command()(compress)
 app.command()(show)
 app.command("list")(list_names)
 app.command()(doctor)
+app.add_typer(bench, name="bench")
 
 
 def _print_version(wanted: bool) -> None:
