@@ -73,7 +73,18 @@ def test_no_native_source_is_installed() -> None:
 def test_the_type_marker_covers_every_public_package() -> None:
     package = Path(robustlab.__file__).parent
     assert (package / "py.typed").is_file()
-    for folder in ("attacks", "datasets", "defenses", "core", "kernels", "models", "compress", "deploy", "evaluate"):
+    for folder in (
+        "attacks",
+        "datasets",
+        "defenses",
+        "core",
+        "kernels",
+        "models",
+        "compress",
+        "deploy",
+        "evaluate",
+        "bench",
+    ):
         assert (package / folder / "__init__.py").is_file(), folder
 
 

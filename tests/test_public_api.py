@@ -18,6 +18,7 @@ GUARD = Path(__file__).with_name("public_api.json")
 PUBLIC = (
     "robustlab",
     "robustlab.attacks",
+    "robustlab.bench",
     "robustlab.compress",
     "robustlab.core",
     "robustlab.datasets",

@@ -15,10 +15,11 @@ def alternation(threads: int, seconds: float) -> float:
     """Seconds of a float operation of torch and a binary convolution, one after the other, on that many threads."""
     values = operands(CASE, (-1, 0), (-1, 0), odd=True)
     weight = pack_weight(values.weight.to(torch.int8), 1)
-    scale, image = torch.ones(CASE.channels), torch.rand((1, 64, 112, 112))
+    scale, image = torch.ones(CASE.channels), torch.rand((1, 256, 28, 28))
+    result = torch.empty_like(image)
 
     def both() -> None:
-        torch.clamp(image, 0.25, 0.75, out=image)
+        torch.sigmoid(image, out=result)
         binary_conv2d(values.x, weight, scale, None, ConvGeometry(padding=(1, 1)))
 
     before = torch.get_num_threads()
