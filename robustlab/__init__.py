@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from robustlab import attacks, datasets
     from robustlab.compress import compress, qat
     from robustlab.core import L2, Linf, RobustlabError
-    from robustlab.deploy import deploy, load, save
+    from robustlab.deploy import deploy, load, optimize, save
     from robustlab.evaluate import evaluate
 
 __version__ = "0.1.0"
@@ -38,6 +38,7 @@ _WHERE = {
     "qat": "robustlab.compress",
     "deploy": "robustlab.deploy",
     "load": "robustlab.deploy",
+    "optimize": "robustlab.deploy",
     "save": "robustlab.deploy",
     "evaluate": "robustlab.evaluate",
 }
@@ -53,6 +54,7 @@ __all__ = [
     "deploy",
     "evaluate",
     "load",
+    "optimize",
     "qat",
     "save",
 ]

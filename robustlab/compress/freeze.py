@@ -132,7 +132,8 @@ class FrozenLayer(nn.Module):
             y = F.linear(inputs, weight).to(torch.float32) * self.scale
             return y if self.bias is None else y + self.bias
         g = self.scheme.geometry
-        y = F.conv2d(inputs, weight, None, g.stride, g.padding, g.dilation, g.groups)
+        # Contiguous as the kernels answer: on channels-last memory a mean that follows would add in another order.
+        y = F.conv2d(inputs, weight, None, g.stride, g.padding, g.dilation, g.groups).contiguous()
         y = y.to(torch.float32) * self.scale.reshape(1, -1, 1, 1)
         return y if self.bias is None else y + self.bias.reshape(1, -1, 1, 1)
 

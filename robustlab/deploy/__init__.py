@@ -1,7 +1,8 @@
-"""Deployed models: packed layers, one file per model, and the surrogate gradient that attacks use."""
+"""Deployed models: packed layers, programs of them, one file per model, and the surrogate gradient of attacks."""
 
 from robustlab.deploy.deploying import deploy, simulated_twin
 from robustlab.deploy.file import ModelFile, read_model_file, save
+from robustlab.deploy.graph import FusedSegment, FusionReport, OptimizedModel, optimize
 from robustlab.deploy.inspection import (
     LayerCost,
     class_names,
@@ -19,8 +20,11 @@ from robustlab.deploy.packed import PackedLayer
 from robustlab.deploy.surrogate import StraightThrough, Surrogate, set_surrogate
 
 __all__ = [
+    "FusedSegment",
+    "FusionReport",
     "LayerCost",
     "ModelFile",
+    "OptimizedModel",
     "PackedLayer",
     "StraightThrough",
     "Surrogate",
@@ -33,6 +37,7 @@ __all__ = [
     "layer_costs",
     "load",
     "model_name",
+    "optimize",
     "read_model_file",
     "save",
     "scheme",

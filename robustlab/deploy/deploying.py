@@ -10,6 +10,7 @@ from robustlab.compress.freeze import FrozenLayer, freeze
 from robustlab.compress.layers import CompressedLayer
 from robustlab.compress.structure import replace
 from robustlab.core.errors import invalid
+from robustlab.deploy.graph import unoptimized
 from robustlab.deploy.packed import PackedLayer
 from robustlab.models import info_of, set_info
 
@@ -37,7 +38,7 @@ def simulated_twin(model: nn.Module) -> nn.Module | None:
     """The exact simulation of a deployed model, unpacked from its bits; None for a model without packed layers."""
     if not any(isinstance(module, PackedLayer) for module in model.modules()):
         return None
-    result = copy.deepcopy(model).eval()
+    result = copy.deepcopy(unoptimized(model)).eval()
     for name, module in list(result.named_modules()):
         if isinstance(module, PackedLayer):
             replace(result, name, module.to_frozen())

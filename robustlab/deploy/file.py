@@ -25,6 +25,7 @@ from robustlab.core.digest import tensors_digest
 from robustlab.core.errors import ArgumentError, ModelFileError, RobustlabError, invalid
 from robustlab.core.frozen import frozen
 from robustlab.core.keys import sample_keys, uniform
+from robustlab.deploy.graph import unoptimized
 from robustlab.deploy.packed import PackedLayer
 from robustlab.deploy.schema import SCHEMA, Layer, Metadata, describe_layer, parse_metadata
 from robustlab.kernels import from_planes, weight_planes
@@ -46,11 +47,12 @@ class ModelFile:
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
-    """Write a deployed or float model to `path`, atomically, and return the path.
+    """Write a deployed or float model to `path`, atomically, and return the path. An optimized model is written as
+    the model it was made of.
 
     Raises `ArgumentError` for a compressed model that is not deployed yet or a path that cannot be written.
     """
-    target = Path(path)
+    target, model = Path(path), unoptimized(model)
     if any(isinstance(module, (CompressedLayer, FrozenLayer)) for module in model.modules()):
         raise invalid("model", type(model).__name__, "a deployed model, from robustlab.deploy(...), or a float model")
     if not target.parent.is_dir():

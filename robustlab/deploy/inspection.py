@@ -13,6 +13,7 @@ from robustlab.compress.freeze import FrozenLayer
 from robustlab.compress.layers import CompressedLayer
 from robustlab.core.digest import update_digest
 from robustlab.core.frozen import frozen
+from robustlab.deploy.graph import unoptimized
 from robustlab.deploy.packed import PackedLayer
 from robustlab.kernels import weight_planes
 from robustlab.models import info_of
@@ -44,7 +45,7 @@ class LayerCost:
 def model_name(model: nn.Module) -> str:
     """The name used in results: the zoo's or file's name, else the class name."""
     info = info_of(model)
-    return info.name if info else type(model).__name__
+    return info.name if info else type(unoptimized(model)).__name__
 
 
 def class_names(model: nn.Module) -> tuple[str, ...] | None:
@@ -100,6 +101,7 @@ def fingerprint(model: nn.Module) -> str:
     Plain attributes are public numbers, strings and lists of them, such as the heads of an attention layer. Two models
     with the same fingerprint give the same results, unless a module hides state elsewhere.
     """
+    model = unoptimized(model)
     digest = hashlib.sha256(gradient_kind(model).encode())
     for name, module in model.named_modules():
         digest.update(f"{name}|{type(module).__qualname__}|{module.extra_repr()}|".encode())
@@ -115,6 +117,7 @@ def fingerprint(model: nn.Module) -> str:
 
 def stored_bytes(model: nn.Module) -> int:
     """Bytes of the tensors in the file `robustlab.save` writes: packed planes, scales, biases, float remainder."""
+    model = unoptimized(model)
     total = 0
     inside: list[str] = []
     for name, module in model.named_modules():
@@ -138,6 +141,7 @@ def layer_costs(model: nn.Module, images: Tensor) -> list[LayerCost]:
     A layer that runs twice counts twice. Other operations (pooling, additions, norms, attention products) and weights
     that no convolution or linear layer owns are not counted.
     """
+    model = unoptimized(model)
     costs: list[LayerCost] = []
     handles = []
 

@@ -43,7 +43,8 @@ def _convolve(values: Tensor, codes: Tensor, bound: int, geometry: ConvGeometry,
         acc = F.conv2d(
             padded, codes.to(dtype), stride=geometry.stride, dilation=geometry.dilation, groups=geometry.groups
         )
-    return acc.to(torch.int32)
+    # torch may answer in channels-last memory, on which a mean that follows would add in another order
+    return acc.to(torch.int32).contiguous()
 
 
 def affine(acc: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
