@@ -10,7 +10,7 @@
 namespace check {
 namespace {
 
-constexpr size_t kRegion = 8u << 20;   // usable bytes of one mapping
+constexpr size_t kRegion = 16u << 20;   // usable bytes of one mapping
 constexpr int64_t kFront = 256;        // bytes in front of a buffer that are checked
 constexpr uint8_t kFrontByte = 0xa5;
 
@@ -25,7 +25,7 @@ int64_t failure_count = 0;
 
 size_t take_region(int64_t needed) {
   if (needed + kFront > static_cast<int64_t>(kRegion)) {
-    std::fprintf(stderr, "a case asks for too much memory\n");
+    std::fprintf(stderr, "%s: asks for too much memory\n", description);
     std::exit(2);
   }
   for (size_t i = 0; i < regions.size(); ++i) {

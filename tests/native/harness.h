@@ -126,6 +126,7 @@ void check_pack_signs(const KernelTable& table, Random& random, Case& c);
 void check_pack_codes(const KernelTable& table, Random& random, Case& c);
 void check_unpack_codes(const KernelTable& table, Random& random, Case& c);
 void check_steps(const KernelTable& table, Random& random, Case& c);
+void check_conv(const KernelTable& table, Random& random, Case& c);
 
 // What a quantizer makes of a number, in doubles.
 int reference_code(float x, const Quantizer& q);

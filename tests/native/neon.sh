@@ -19,5 +19,5 @@ for tool in "$CXX" "$emulator"; do
 done
 work=$(mktemp -d "${TMPDIR:-/tmp}/robustlab-native.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-"$here/build.sh" "$work/checks" -static
-"$emulator" "$work/checks" "$@"
+"$here/build.sh" "$work/checks"
+"$emulator" -L "/usr/$("$CXX" -dumpmachine)" "$work/checks" "$@"

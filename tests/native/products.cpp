@@ -41,6 +41,7 @@ void shape(Problem& p, Random& random, int64_t values_per_word) {
   const int64_t used = values - (p.words - 1) * values_per_word;
   p.tail = values_per_word == 32 ? ~0u >> (32 - used) : static_cast<uint32_t>(used);
   p.panels = (random.pick<int64_t>({1, 5, 8, 16, 17, 31, 32, 33, 64}) + kLanes - 1) / kLanes;
+  while (p.panels > 1 && p.runs * p.words * p.panels > 30000) --p.panels;
   p.step = kLanes * (p.panels + random.range(0, 1));
   // naive sums cost rows * panels * words
   p.rows = row_count(random);
