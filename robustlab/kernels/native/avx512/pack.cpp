@@ -85,21 +85,57 @@ void codes_of_pixel(const PackCodes& p, const Rounding& rounding) {
   }
 }
 
-// Bytes: words of 4 channels.
+// 4 channels of 16 pixels: one word for each pixel.
+template <bool kSub, bool kDiv>
+INLINE __m512i code_words(const PackCodes& p, const Rounding& rounding, int64_t pixel, int64_t c0, int64_t depth,
+                          __mmask16 used) {
+  const float* x = p.x + c0 * p.channel_step + pixel;
+  __m512i word = _mm512_setzero_si512();
+  for (int64_t c = depth - 1; c >= 0; --c) {
+    const __m512 sub = _mm512_set1_ps(kSub ? p.sub[c0 + c] : 0.0f), div = _mm512_set1_ps(kDiv ? p.div[c0 + c] : 0.0f);
+    const __m512i codes = code_of<kSub, kDiv>(_mm512_maskz_loadu_ps(used, x + c * p.channel_step), sub, div, rounding);
+    word = _mm512_or_si512(_mm512_slli_epi32(word, 8), codes);
+  }
+  return word;
+}
+
+// Words of 16 channels, w[i] lane p of pixel p, to 16 neighbouring bytes of every pixel.
+INLINE void store_pixels(const __m512i (&w)[4], int64_t count, uint8_t* out, int64_t step) {
+  const __m512i a = _mm512_unpacklo_epi32(w[0], w[1]), b = _mm512_unpackhi_epi32(w[0], w[1]);
+  const __m512i c = _mm512_unpacklo_epi32(w[2], w[3]), d = _mm512_unpackhi_epi32(w[2], w[3]);
+  // 128-bit block q of pixels[i] is pixel 4 q + i
+  const __m512i pixels[4] = {_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d),
+                             _mm512_unpackhi_epi64(b, d)};
+  if (count == 16) {
+    UNROLL for (int i = 0; i < 4; ++i) {
+      uint8_t* to = out + i * step;
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_castsi512_si128(pixels[i]));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 4 * step), _mm512_extracti32x4_epi32(pixels[i], 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 8 * step), _mm512_extracti32x4_epi32(pixels[i], 2));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 12 * step), _mm512_extracti32x4_epi32(pixels[i], 3));
+    }
+    return;
+  }
+  alignas(64) uint8_t bytes[4][64];
+  UNROLL for (int i = 0; i < 4; ++i) _mm512_store_si512(bytes[i], pixels[i]);
+  for (int64_t i = 0; i < count; ++i) std::memcpy(out + i * step, bytes[i % 4] + i / 4 * 16, 16);
+}
+
+// Bytes: 16 channels at a time, then words of 4.
 template <bool kSub, bool kDiv>
 INLINE void code_bytes(const PackCodes& p, const Rounding& rounding, int64_t pixel, int64_t count) {
   const __mmask16 used = first(count);
-  for (int64_t c0 = 0; c0 < p.channels; c0 += 4) {
+  uint8_t* out = p.out + pixel * p.pixel;
+  int64_t c0 = 0;
+  for (; p.channels - c0 >= 16; c0 += 16) {
+    __m512i words[4];
+    UNROLL for (int i = 0; i < 4; ++i)
+      words[i] = code_words<kSub, kDiv>(p, rounding, pixel, c0 + 4 * i, 4, used);
+    store_pixels(words, count, out + c0, p.pixel);
+  }
+  for (; c0 < p.channels; c0 += 4) {
     const int64_t depth = at_most(p.channels - c0, 4);
-    const float* x = p.x + c0 * p.channel_step + pixel;
-    __m512i word = _mm512_setzero_si512();
-    for (int64_t c = depth - 1; c >= 0; --c) {
-      const __m512 sub = _mm512_set1_ps(kSub ? p.sub[c0 + c] : 0.0f), div = _mm512_set1_ps(kDiv ? p.div[c0 + c] : 0.0f);
-      const __m512i codes =
-          code_of<kSub, kDiv>(_mm512_maskz_loadu_ps(used, x + c * p.channel_step), sub, div, rounding);
-      word = _mm512_or_si512(_mm512_slli_epi32(word, 8), codes);
-    }
-    store_words(word, count, depth, p.out + pixel * p.pixel + c0, p.pixel);
+    store_words(code_words<kSub, kDiv>(p, rounding, pixel, c0, depth, used), count, depth, out + c0, p.pixel);
   }
 }
 
