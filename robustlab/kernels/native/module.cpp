@@ -15,6 +15,9 @@
 namespace nb = nanobind;
 
 namespace robustlab {
+
+void bind_program(nb::module_& m);   // bind_program.cpp
+
 namespace {
 
 void bind_conv2d(const std::string& backend, int threads, Span x, Span weight, uintptr_t scale, uintptr_t bias, Span y,
@@ -69,4 +72,5 @@ NB_MODULE(_native, m) {
     return robustlab::measure_fork_join(threads);
   });
   m.def("conv2d", &robustlab::bind_conv2d);
+  robustlab::bind_program(m);
 }

@@ -37,7 +37,7 @@ from robustlab.kernels.program.steps import (
     StoreSigns,
     vector,
 )
-from robustlab.kernels.spec import ActivationSpec, ConvGeometry, check_accumulator, largest_weight, output_length
+from robustlab.kernels.spec import ActivationSpec, ConvGeometry, check_accumulator, largest_weight, output_length, shown
 
 _Pair = int | tuple[int, int]
 
@@ -249,7 +249,9 @@ def _pair(name: str, value: _Pair, low: int) -> tuple[int, int]:
 
 def _check_layer(of: Value, weight: PackedWeight, geometry: ConvGeometry) -> None:
     check_choice("kind", of.kind, ("signs", "codes"))
-    form = weight.form
+    form, data = weight.form, weight.data
+    if not data.is_cpu or not data.is_contiguous():
+        raise invalid("weight", shown(data), "contiguous weights on the cpu")
     if form.groups != geometry.groups:
         raise invalid("geometry", geometry, f"the {form.groups} groups the weights were packed for")
     if form.groups == 1 and form.shape[3] > 1 and form.lines != (geometry.dilation[1] == 1):

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from robustlab.core.errors import invalid
+from robustlab.kernels import dispatch
+from robustlab.kernels.ops import native_kernels
+from robustlab.kernels.program.native import build, spans
 from robustlab.kernels.program.nodes import Node, Value
 from robustlab.kernels.program.reference import interpret
 from robustlab.kernels.spec import shown
+
+if TYPE_CHECKING:
+    from robustlab.kernels import _native
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +42,41 @@ class Program:
 
         Outputs are contiguous (N, C, H, W), float32 or int32. Raises `ArgumentError` for tensors that do not fit.
         """
-        self._check(inputs, scalars)
+        batch = self._check(inputs, scalars)
         x = [tensor.detach().contiguous() for tensor in inputs]
         factors = [tensor.detach().contiguous() for tensor in scalars]
-        with torch.no_grad():
-            return interpret(self.values, self.nodes, dict(zip(self.inputs, x, strict=True)), factors, self.outputs)
+        extension = native_kernels()
+        if extension is None:
+            with torch.no_grad():
+                return interpret(self.values, self.nodes, dict(zip(self.inputs, x, strict=True)), factors, self.outputs)
+        program = self._native(extension)
+        results = tuple(torch.empty((batch, *shape), dtype=dtype) for shape, dtype in self._made)
+        program.run(dispatch.backend(), torch.get_num_threads(), batch, spans(x), spans(factors), spans(results))
+        return results
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copies and pickles build their own native form."""
+        return Program, (self.values, self.nodes, self.inputs, self.scalars, self.outputs)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes that the values between inputs and outputs take natively, for one image; 0 without the extension."""
+        extension = native_kernels()
+        return 0 if extension is None else self._native(extension).arena_bytes()
+
+    @cached_property
+    def _made(self) -> tuple[tuple[tuple[int, int, int], torch.dtype], ...]:
+        """Shape, without the batch, and type of every output."""
+        values = [self.values[handle] for handle in self.outputs]
+        return tuple((v.shape, torch.int32 if v.kind == "int" else torch.float32) for v in values)
+
+    def _native(self, extension: ModuleType) -> _native.Program:
+        """The native program, built at the first use. If two threads do so at once, one of both is kept."""
+        program: _native.Program | None = self.__dict__.get("_built")
+        if program is None:
+            program = build(extension, self.values, self.nodes, self.inputs, self.scalars, self.outputs)
+            self.__dict__["_built"] = program
+        return program
 
     def _check(self, inputs: Sequence[Tensor], scalars: Sequence[Tensor]) -> int:
         """The batch size."""
