@@ -43,6 +43,7 @@ class OptimizedModel(nn.Module):
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
         self.original = original
+        self.training = original.training
         self._traced: Traced | None = None
         self._plans: OrderedDict[tuple[int, ...], Plan | FusionReport] = OrderedDict()
         self._lock = Lock()
@@ -160,9 +161,9 @@ def optimize(model: nn.Module, images: Tensor | tuple[int, int, int] | None = No
     """
     if not isinstance(model, nn.Module):
         raise invalid("model", type(model).__name__, "a deployed model")
-    result = model if isinstance(model, OptimizedModel) else OptimizedModel(model).eval()
     if model.training:
         raise invalid("model", "in training mode", "a model in evaluation mode")
+    result = model if isinstance(model, OptimizedModel) else OptimizedModel(model)
     size = tuple(images.shape[1:]) if isinstance(images, Tensor) else images
     if size is not None:
         if not isinstance(size, tuple) or len(size) != 3:

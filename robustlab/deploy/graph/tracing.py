@@ -46,7 +46,7 @@ class Traced:
 def trace(model: nn.Module) -> Traced:
     """Trace `model`, leaving it as it was. Never raises for what a model does: see `Traced.opaque`."""
     root = Root(model)
-    tracer = _Tracer()
+    tracer = _Tracer({name for name, module in root.named_modules() if module.training})
     with frozen(model), torch.no_grad():
         graph = tracer.trace(root)
     return Traced(root, graph, tracer.opaque)
@@ -83,8 +83,9 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):  # type: ignore[misc,unused-ignore]
-    def __init__(self) -> None:
+    def __init__(self, training: set[str]) -> None:
         super().__init__()
+        self.training = training
         self.opaque: dict[str, str] = {}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -102,8 +103,9 @@ class _Tracer(fx.Tracer):  # type: ignore[misc,unused-ignore]
         path = self.path_of_module(m)
         if self.is_leaf_module(m, path):
             return self.create_proxy("call_module", path, args, kwargs)
-        if has_hooks(m):
-            return self._leaf(path, "it has hooks", args, kwargs)
+        if has_hooks(m) or path in self.training:
+            reason = "it has hooks" if has_hooks(m) else "it is in training mode"
+            return self._leaf(path, reason, args, kwargs)
         before, state = len(self.graph.nodes), _state(m)
         try:
             result = forward(*args, **kwargs)
