@@ -9,6 +9,14 @@ from robustlab.kernels.functional import (
     quant_conv2d_acc,
     quant_linear,
 )
+from robustlab.kernels.fused import (
+    PADDING_MODES,
+    mapped_conv2d,
+    pad_image,
+    per_sample_conv2d,
+    residual_conv2d,
+    two_plane_conv2d,
+)
 from robustlab.kernels.layout import from_planes, weight_planes
 from robustlab.kernels.prepack import PackedWeight, WeightForm, pack_weight, unpack_weight
 from robustlab.kernels.program import Program, ProgramBuilder
@@ -16,6 +24,7 @@ from robustlab.kernels.spec import PADDING_VALUES, ActivationSpec, ConvGeometry
 
 __all__ = [
     "BACKENDS",
+    "PADDING_MODES",
     "PADDING_VALUES",
     "ActivationSpec",
     "ConvGeometry",
@@ -30,10 +39,15 @@ __all__ = [
     "binary_linear",
     "from_planes",
     "info",
+    "mapped_conv2d",
     "pack_weight",
+    "pad_image",
+    "per_sample_conv2d",
     "quant_conv2d",
     "quant_conv2d_acc",
     "quant_linear",
+    "residual_conv2d",
+    "two_plane_conv2d",
     "unpack_weight",
     "use_backend",
     "weight_planes",

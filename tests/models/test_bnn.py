@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import robustlab as rl
 from robustlab.core.errors import DataError, ModelFileError
 from robustlab.deploy import PackedLayer, scheme, simulated_twin, stored_bytes
 from robustlab.kernels import available, use_backend
+from robustlab.kernels.program import Conv, Program, Scale, Store, StoreBelow
 from robustlab.models import info_of
 
 DATA = Path(os.environ.get("ROBUSTLAB_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -158,6 +160,30 @@ def test_it_is_a_packed_model_that_can_be_saved_and_attacked(name: str, tmp_path
     attacked = rl.attacks.PGD(rl.Linf(16 / 255 if "cnv" in name else 0.6), steps=10)(model, images, labels)
     with torch.no_grad():
         assert int((model(attacked).argmax(1) != labels).sum()) >= 4  # the surrogate's gradient says something
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_optimized_it_is_one_program_of_whole_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every threshold is a comparison of the accumulator; only the last layer has float steps."""
+    ran: list[Program] = []
+    run = Program.run
+
+    def watched(self: Program, *arguments: Any) -> Any:
+        ran.append(self)
+        return run(self, *arguments)
+
+    monkeypatch.setattr(Program, "run", watched)
+    pixels, _ = read(name)
+    images = as_images(pixels[:5])
+    model = rl.load(f"robustlab:{name}")
+    optimized = rl.optimize(model)
+    for backend in available():
+        with torch.no_grad(), use_backend(backend):
+            assert torch.equal(optimized(images), model(images))
+    assert len(set(ran)) == 1
+    steps = [tuple(type(step) for step in node.steps) for node in ran[0].nodes if isinstance(node, Conv)]
+    layers = sum(isinstance(module, PackedLayer) for module in model.modules())
+    assert steps == [(StoreBelow,)] * (layers - 1) + [(Scale, Store)]
 
 
 def test_bad_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
