@@ -29,7 +29,7 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-grid = _load("grid")
+grid, chains = _load("grid"), _load("chains")
 BACKENDS = kernels.available()
 CHUNK = 75
 FIRST = int(os.environ.get("ROBUSTLAB_GRID_FIRST", "0"))  # another stretch of the grid and other random cases
@@ -73,12 +73,36 @@ def test_grid_and_random_cases(part: str, chunk: int) -> None:
     check_cases(range(first, first + CHUNK), 1 + chunk % 4)
 
 
+def check_chains(numbers: range, threads: int) -> None:
+    """Run the programs of cases on every backend."""
+    torch.set_num_threads(1)
+    made = []
+    for number in numbers:
+        case = grid.make_case(number)
+        made.append((case, chains.make_chain(case)))
+    for name in BACKENDS:
+        torch.set_num_threads(1 if name == "reference" else threads)
+        with kernels.use_backend(name):
+            for case, chain in made:
+                wrong = chain.wrong()
+                if wrong is not None:
+                    pytest.fail(f"{case!r}\n{chain!r}\n{name}, {threads} threads: {wrong}")
+
+
+@pytest.mark.parametrize("chunk", range(8))
+@pytest.mark.parametrize("part", ["grid", "random"])
+def test_what_follows_a_convolution(part: str, chunk: int) -> None:
+    first = FIRST + 3000 + chunk * 40 + (0 if part == "grid" else grid.GRID)
+    check_chains(range(first, first + 40), 1 + chunk % 4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(40))
 def test_twenty_thousand_cases(chunk: int) -> None:
     """The whole grid, and random cases."""
     first = FIRST + chunk * 500
     check_cases(range(first, first + 500), 1 + chunk % 4)
+    check_chains(range(first, first + 500, 5), 1 + chunk % 4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
