@@ -9,6 +9,8 @@ namespace robustlab {
 namespace {
 
 struct Avx2 : Lanes {
+  static constexpr int kWidth = 8;
+
   static __m256 floats(const float* p) { return _mm256_loadu_ps(p); }
   static __m256i ints(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static void put(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
@@ -33,6 +35,14 @@ struct Avx2 : Lanes {
       const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(bits >> (8 * half)));
       const __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(all, lane), lane);
       put(out + 8 * half, _mm256_or_si256(one, _mm256_and_si256(set, sign)));
+    }
+  }
+
+  static void levels(const uint8_t* codes, float zero, float* out) {
+    for (int half = 0; half < 2; ++half) {
+      const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + 8 * half));
+      const __m256 v = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+      _mm256_storeu_ps(out + 8 * half, _mm256_sub_ps(v, _mm256_set1_ps(zero)));
     }
   }
 

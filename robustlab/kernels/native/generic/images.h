@@ -1,5 +1,5 @@
-// Sources of values for steps that read an image: 16 channels of one pixel as floats. Nothing behind the last channel of
-// a pixel is read.
+// Sources of values for steps that read an image: 16 channels of one pixel as floats, where they lie or in `room`.
+// Nothing behind the last channel of a pixel is read.
 #pragma once
 
 #include "lanes.h"
@@ -14,8 +14,11 @@ struct FloatPixels {
 
   FloatPixels(const Step& s, int64_t first_channel) : image(s.image), at(s.at), channel(first_channel) {}
 
-  void read(int64_t row, int64_t lanes, float* out) const {
-    copy_lanes<4>(out, image + at[row] + 4 * channel, lanes);
+  const void* read(int64_t row, int64_t lanes, float* room) const {
+    const uint8_t* values = image + at[row] + 4 * channel;
+    if (lanes == kLanes) return values;
+    std::memcpy(room, values, static_cast<size_t>(4 * lanes));
+    return room;
   }
   float one(int64_t row, int64_t lane) const {
     float value;
@@ -32,9 +35,10 @@ struct SignPixels {
 
   SignPixels(const Step& s, int64_t first_channel) : image(s.image), at(s.at), channel(s.shift + first_channel) {}
 
-  void read(int64_t row, int64_t lanes, float* out) const {
+  const void* read(int64_t row, int64_t lanes, float* room) const {
     const uint8_t* bytes = image + at[row] + channel / 8;
-    Isa::signs(static_cast<uint32_t>(bytes[0]) | (lanes > 8 ? static_cast<uint32_t>(bytes[1]) << 8 : 0u), out);
+    Isa::signs(static_cast<uint32_t>(bytes[0]) | (lanes > 8 ? static_cast<uint32_t>(bytes[1]) << 8 : 0u), room);
+    return room;
   }
   float one(int64_t row, int64_t lane) const {
     const int64_t bit = channel + lane;
@@ -42,6 +46,7 @@ struct SignPixels {
   }
 };
 
+template <class Isa>
 struct CodePixels {
   const uint8_t* image;
   const int64_t* at;
@@ -54,10 +59,15 @@ struct CodePixels {
         channel(s.shift + first_channel),
         zero(0.5f * static_cast<float>(s.quantizer.doubled_zero)) {}
 
-  void read(int64_t row, int64_t lanes, float* out) const {
-    uint8_t codes[kLanes] = {};
-    copy_lanes<1>(codes, image + at[row] + channel, lanes);
-    for (int i = 0; i < kLanes; ++i) out[i] = static_cast<float>(codes[i]) - zero;
+  const void* read(int64_t row, int64_t lanes, float* room) const {
+    const uint8_t* codes = image + at[row] + channel;
+    uint8_t some[kLanes] = {};
+    if (lanes < kLanes) {
+      std::memcpy(some, codes, static_cast<size_t>(lanes));
+      codes = some;
+    }
+    Isa::levels(codes, zero, room);
+    return room;
   }
   float one(int64_t row, int64_t lane) const {
     return static_cast<float>(image[at[row] + channel + lane]) - zero;
@@ -70,7 +80,7 @@ void with_pixels(const Step& s, int64_t channel, F f) {
   switch (s.kind) {
     case Kind::kFloat: return f(FloatPixels(s, channel));
     case Kind::kSigns: return f(SignPixels<Isa>(s, channel));
-    case Kind::kCodes: return f(CodePixels(s, channel));
+    case Kind::kCodes: return f(CodePixels<Isa>(s, channel));
   }
 }
 

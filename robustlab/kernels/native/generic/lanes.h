@@ -13,14 +13,31 @@
 namespace robustlab {
 namespace {
 
-#if defined(__GNUC__)
 // A block holds int32 first and float bits later.
 using AnyInt = int32_t __attribute__((may_alias));
 using AnyFloat = float __attribute__((may_alias));
-#else
-using AnyInt = int32_t;
-using AnyFloat = float;
-#endif
+
+// Vectors of the compiler (GCC and Clang), as wide as an instruction set's registers: element by element they compute
+// what the same expression computes for numbers. The loose ones are for memory: of any alignment, and of values that may
+// have been stored as another type.
+template <int Width>
+struct Vectors {
+  typedef float Floats __attribute__((vector_size(4 * Width)));
+  typedef int32_t Ints __attribute__((vector_size(4 * Width)));
+  typedef uint32_t Words __attribute__((vector_size(4 * Width)));
+  typedef float LooseFloats __attribute__((vector_size(4 * Width), aligned(1), may_alias));
+  typedef int32_t LooseInts __attribute__((vector_size(4 * Width), aligned(1), may_alias));
+  typedef uint32_t LooseWords __attribute__((vector_size(4 * Width), aligned(1), may_alias));
+
+  static constexpr int kCount = 16 / Width;   // vectors of 16 lanes
+
+  // the i-th vector at p
+  static inline Floats floats(const void* p, int i) { return static_cast<const LooseFloats*>(p)[i]; }
+  static inline Ints ints(const void* p, int i) { return static_cast<const LooseInts*>(p)[i]; }
+  static inline Words words(const void* p, int i) { return static_cast<const LooseWords*>(p)[i]; }
+  static inline void put(void* p, int i, Floats v) { static_cast<LooseFloats*>(p)[i] = v; }
+  static inline void put(void* p, int i, Words v) { static_cast<LooseWords*>(p)[i] = v; }
+};
 
 inline uint32_t load32(const uint8_t* p) {
   uint32_t value;
@@ -73,6 +90,8 @@ struct Rounding {
 };
 
 struct Lanes {
+  static constexpr int kWidth = 4;   // floats of a register
+
   // bit i: a[i] < b[i]
   static uint32_t less(const float* a, const float* b) {
     uint32_t bits = 0;
@@ -89,6 +108,11 @@ struct Lanes {
   // -1 where a bit is set, else +1
   static void signs(uint32_t bits, float* out) {
     for (int i = 0; i < kLanes; ++i) out[i] = 1.0f - 2.0f * static_cast<float>((bits >> i) & 1u);
+  }
+
+  // code - zero, exactly, as zero is a multiple of 1/2
+  static void levels(const uint8_t* codes, float zero, float* out) {
+    for (int i = 0; i < kLanes; ++i) out[i] = static_cast<float>(codes[i]) - zero;
   }
 
   static void quantize(const float* x, const Rounding& q, uint8_t* codes) {

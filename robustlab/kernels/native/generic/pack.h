@@ -6,14 +6,22 @@
 namespace robustlab {
 namespace {
 
+// 16 floats of which `lanes` exist: where they lie, or copied into `room`, because nothing behind them may be read.
+inline const float* whole_lanes(const float* x, int64_t lanes, float* room) {
+  if (lanes == kLanes) return x;
+  std::memcpy(room, x, static_cast<size_t>(4 * lanes));
+  return room;
+}
+
 // Signs of neighbouring channels of one pixel.
 template <class Isa>
 void pack_signs_of_pixel(const PackSigns& p) {
+  const float zeros[kLanes] = {};
   for (int64_t c = 0; c < p.channels; c += kLanes) {
     const int64_t lanes = at_most(p.channels - c, kLanes);
-    float x[kLanes] = {}, threshold[kLanes] = {};
-    copy_lanes<4>(x, p.x + c, lanes);
-    if (p.thresholds != nullptr) copy_lanes<4>(threshold, p.thresholds + c, lanes);
+    float room[kLanes] = {}, threshold_room[kLanes] = {};
+    const float* x = whole_lanes(p.x + c, lanes, room);
+    const float* threshold = p.thresholds != nullptr ? whole_lanes(p.thresholds + c, lanes, threshold_room) : zeros;
     store_bits(p.out + c / 8, Isa::less(x, threshold) & low_bits(lanes), lanes);
   }
 }
@@ -48,22 +56,27 @@ void store_pixel(const PackCodes& p, int64_t pixel, int64_t channel, int64_t lan
     store_bits(out + b * p.plane + channel / 8, Isa::plane(codes, b) & low_bits(lanes), lanes);
 }
 
+// out = (x - sub) / div, each of which may be null: of `each` lane, or one number for all.
+template <class Isa>
+void normalize(const float* x, const float* sub, const float* div, bool each, float* out) {
+  using V = Vectors<Isa::kWidth>;
+  for (int i = 0; i < V::kCount; ++i) {
+    typename V::Floats v = V::floats(x, i);
+    if (sub != nullptr) v = each ? v - V::floats(sub, i) : v - *sub;
+    if (div != nullptr) v = each ? v / V::floats(div, i) : v / *div;
+    V::put(out, i, v);
+  }
+}
+
 template <class Isa>
 void pack_codes_of_pixel(const PackCodes& p, const Rounding& rounding) {
   for (int64_t c = 0; c < p.channels; c += kLanes) {
     const int64_t lanes = at_most(p.channels - c, kLanes);
-    float x[kLanes] = {}, a[kLanes] = {};
+    float room[kLanes] = {}, sub_room[kLanes] = {}, div_room[kLanes] = {}, v[kLanes];
     uint8_t codes[kLanes];
-    copy_lanes<4>(x, p.x + c, lanes);
-    if (p.sub != nullptr) {
-      copy_lanes<4>(a, p.sub + c, lanes);
-      for (int i = 0; i < kLanes; ++i) x[i] -= a[i];
-    }
-    if (p.div != nullptr) {
-      copy_lanes<4>(a, p.div + c, lanes);
-      for (int i = 0; i < kLanes; ++i) x[i] /= a[i];
-    }
-    Isa::quantize(x, rounding, codes);
+    normalize<Isa>(whole_lanes(p.x + c, lanes, room), p.sub != nullptr ? whole_lanes(p.sub + c, lanes, sub_room) : nullptr,
+                   p.div != nullptr ? whole_lanes(p.div + c, lanes, div_room) : nullptr, true, v);
+    Isa::quantize(v, rounding, codes);
     store_pixel<Isa>(p, 0, c, lanes, codes);
   }
 }
@@ -78,17 +91,10 @@ void pack_codes(const PackCodes& p) {
       const int64_t lanes = at_most(p.channels - c, kLanes);
       alignas(64) uint8_t lines[kLanes * kLanes] = {}, pixels[kLanes * kLanes];
       for (int64_t i = 0; i < lanes; ++i) {
-        float x[kLanes] = {};
-        copy_lanes<4>(x, p.x + (c + i) * p.channel_step + pixel, count);
-        if (p.sub != nullptr) {
-          const float a = p.sub[c + i];
-          for (int k = 0; k < kLanes; ++k) x[k] -= a;
-        }
-        if (p.div != nullptr) {
-          const float a = p.div[c + i];
-          for (int k = 0; k < kLanes; ++k) x[k] /= a;
-        }
-        Isa::quantize(x, rounding, lines + kLanes * i);
+        float room[kLanes] = {}, v[kLanes];
+        normalize<Isa>(whole_lanes(p.x + (c + i) * p.channel_step + pixel, count, room),
+                       p.sub != nullptr ? p.sub + c + i : nullptr, p.div != nullptr ? p.div + c + i : nullptr, false, v);
+        Isa::quantize(v, rounding, lines + kLanes * i);
       }
       Isa::transpose(lines, pixels);
       for (int64_t i = 0; i < count; ++i) store_pixel<Isa>(p, pixel + i, c, lanes, pixels + kLanes * i);

@@ -10,6 +10,10 @@ namespace {
 
 template <class Isa>
 class Column {
+  using V = Vectors<Isa::kWidth>;
+  using Floats = typename V::Floats;
+  using Words = typename V::Words;
+
  public:
   Column(const Block& block, int64_t lane)
       : values_(reinterpret_cast<AnyInt*>(block.values) + lane),
@@ -26,23 +30,19 @@ class Column {
       case Op::kStoreInt: return s.plane > 0 ? store_planar(s) : store(s);
       case Op::kStoreBelow: return store_below(s);
       case Op::kScale: return scale(s);
-      case Op::kMul: return with_vector(s, [](float v, float a) { return v * a; });
-      case Op::kAdd: return with_vector(s, [](float v, float a) { return v + a; });
-      case Op::kSub: return with_vector(s, [](float v, float a) { return v - a; });
-      case Op::kDiv: return with_vector(s, [](float v, float a) { return v / a; });
-      case Op::kMulAll: return each([=](float v) { return v * s.low; });
-      case Op::kAddAll: return each([=](float v) { return v + s.low; });
-      case Op::kDivAll: return each([=](float v) { return v / s.low; });
+      case Op::kMul: return with_vector(s, [](Floats v, Floats a) { return v * a; });
+      case Op::kAdd: return with_vector(s, [](Floats v, Floats a) { return v + a; });
+      case Op::kSub: return with_vector(s, [](Floats v, Floats a) { return v - a; });
+      case Op::kDiv: return with_vector(s, [](Floats v, Floats a) { return v / a; });
+      case Op::kMulAll: return each([&](Floats v) { return v * s.low; });
+      case Op::kAddAll: return each([&](Floats v) { return v + s.low; });
+      case Op::kDivAll: return each([&](Floats v) { return v / s.low; });
       case Op::kMulRow: return mul_row(s);
       case Op::kAddImage: return add_image(s);
       case Op::kMaxImage: return max_image(s);
-      case Op::kPrelu:
-        return with_vector(s, [](float v, float a) {
-          const float below = a * v;
-          return v > 0.0f ? v : below;
-        });
+      case Op::kPrelu: return with_vector(s, [](Floats v, Floats a) { return v > 0.0f ? v : a * v; });
       // written so that NaN stays
-      case Op::kRelu: return each([](float v) { return v < 0.0f ? 0.0f : v; });
+      case Op::kRelu: return each([](Floats v) { return v < 0.0f ? Floats{} : v; });
       case Op::kClamp: return clamp(s.low, s.high);
       case Op::kStore: return store(s);
       case Op::kStorePlanar: return store_planar(s);
@@ -54,92 +54,88 @@ class Column {
 
  private:
   AnyInt* ints(int64_t row) const { return values_ + row * step_; }
-  AnyFloat* floats(int64_t row) const { return reinterpret_cast<AnyFloat*>(ints(row)); }
+  const float* floats(int64_t row) const { return reinterpret_cast<const float*>(ints(row)); }
 
   // v = f(v)
   template <class F>
   void each(F f) const {
     for (int64_t r = 0; r < rows_; ++r) {
-      AnyFloat* v = floats(r);
-      for (int i = 0; i < kLanes; ++i) v[i] = f(v[i]);
+      void* v = ints(r);
+      for (int i = 0; i < V::kCount; ++i) V::put(v, i, f(V::floats(v, i)));
     }
   }
 
   // v = f(v, a[c])
   template <class F>
   void with_vector(const Step& s, F f) const {
-    float a[kLanes];
-    std::memcpy(a, s.a + channel_, sizeof a);
+    Floats a[V::kCount];
+    for (int i = 0; i < V::kCount; ++i) a[i] = V::floats(s.a + channel_, i);
     for (int64_t r = 0; r < rows_; ++r) {
-      AnyFloat* v = floats(r);
-      for (int i = 0; i < kLanes; ++i) v[i] = f(v[i], a[i]);
+      void* v = ints(r);
+      for (int i = 0; i < V::kCount; ++i) V::put(v, i, f(V::floats(v, i), a[i]));
     }
   }
 
-  void accumulate(const Step& s) const {
-    uint32_t sum_factor[kLanes] = {};
-    if (s.sums != nullptr) std::memcpy(sum_factor, s.sum_factor + channel_, sizeof sum_factor);
-    const uint32_t factor = static_cast<uint32_t>(s.factor);
-    for (int64_t r = 0; r < rows_; ++r) {
-      AnyInt* v = ints(r);
-      uint32_t base[kLanes];
-      std::memcpy(base, s.base + (s.pattern != nullptr ? s.pattern[r] : 0) * s.base_step + channel_, sizeof base);
-      if (s.sums != nullptr) {
-        const uint32_t sum = static_cast<uint32_t>(s.sums[r]);
-        for (int i = 0; i < kLanes; ++i) base[i] += sum * sum_factor[i];
+  // v = f(v, image value)
+  template <class F>
+  void with_image(const Step& s, F f) const {
+    with_pixels<Isa>(s, channel_, [&](const auto& pixels) {
+      float room[kLanes] = {};
+      for (int64_t r = 0; r < rows_; ++r) {
+        void* v = ints(r);
+        const void* x = pixels.read(r, lanes_, room);
+        for (int i = 0; i < V::kCount; ++i) V::put(v, i, f(V::floats(v, i), V::floats(x, i)));
       }
-      for (int i = 0; i < kLanes; ++i) v[i] = static_cast<int32_t>(base[i] + static_cast<uint32_t>(v[i]) * factor);
+    });
+  }
+
+  void accumulate(const Step& s) const {
+    const uint32_t factor = static_cast<uint32_t>(s.factor);
+    Words sum_factor[V::kCount] = {};
+    for (int i = 0; i < V::kCount && s.sums != nullptr; ++i) sum_factor[i] = V::words(s.sum_factor + channel_, i);
+    for (int64_t r = 0; r < rows_; ++r) {
+      const int32_t* base = s.base + (s.pattern != nullptr ? s.pattern[r] : 0) * s.base_step + channel_;
+      const uint32_t sum = s.sums != nullptr ? static_cast<uint32_t>(s.sums[r]) : 0u;
+      void* v = ints(r);
+      for (int i = 0; i < V::kCount; ++i)
+        V::put(v, i, V::words(base, i) + V::words(v, i) * factor + sum_factor[i] * sum);
     }
   }
 
   void scale(const Step& s) const {
-    float a[kLanes];
-    std::memcpy(a, s.a + channel_, sizeof a);
+    Floats a[V::kCount];
+    for (int i = 0; i < V::kCount; ++i) a[i] = V::floats(s.a + channel_, i);
     for (int64_t r = 0; r < rows_; ++r) {
-      const AnyInt* v = ints(r);
-      float y[kLanes];
-      for (int i = 0; i < kLanes; ++i) y[i] = static_cast<float>(v[i]) * a[i];
-      std::memcpy(ints(r), y, sizeof y);
+      void* v = ints(r);
+      for (int i = 0; i < V::kCount; ++i) V::put(v, i, __builtin_convertvector(V::ints(v, i), Floats) * a[i]);
     }
   }
 
   void mul_row(const Step& s) const {
     for (int64_t r = 0; r < rows_; ++r) {
-      AnyFloat* v = floats(r);
+      void* v = ints(r);
       const float factor = s.row[r];
-      for (int i = 0; i < kLanes; ++i) v[i] *= factor;
+      for (int i = 0; i < V::kCount; ++i) V::put(v, i, V::floats(v, i) * factor);
     }
   }
 
   void clamp(float low, float high) const {
-    each([=](float v) {
-      v = v < low ? low : v;
-      return v > high ? high : v;
+    const Floats least = Floats{} + low, most = Floats{} + high;
+    each([=](Floats v) {
+      v = v < least ? least : v;
+      return v > most ? most : v;
     });
   }
 
   void load(const Step& s) const {
-    with_pixels<Isa>(s, channel_, [&](const auto& pixels) {
-      for (int64_t r = 0; r < rows_; ++r) {
-        float x[kLanes] = {};
-        pixels.read(r, lanes_, x);
-        std::memcpy(ints(r), x, sizeof x);
-      }
-    });
+    with_image(s, [](Floats, Floats x) { return x; });
   }
 
+  // a NaN in v makes the first comparison false, one in x the second
   void max_image(const Step& s) const {
-    with_pixels<Isa>(s, channel_, [&](const auto& pixels) {
-      for (int64_t r = 0; r < rows_; ++r) {
-        AnyFloat* v = floats(r);
-        float x[kLanes] = {};
-        pixels.read(r, lanes_, x);
-        // a NaN in v makes the first comparison false, one in x makes the second true
-        for (int i = 0; i < kLanes; ++i) {
-          const float larger = x[i] > v[i] ? x[i] : v[i];
-          v[i] = x[i] == x[i] ? larger : x[i];
-        }
-      }
+    with_image(s, [](Floats v, Floats x) {
+      const Floats larger = x > v ? x : v;
+      return x == x ? larger : x;
     });
   }
 
@@ -148,16 +144,11 @@ class Column {
     const int64_t first = s.size < 0 || s.first <= channel_ ? 0 : s.first - channel_;
     const int64_t end = s.size < 0 ? lanes_ : at_most(s.first + s.size - channel_, lanes_);
     if (first >= end) return;
+    if (first == 0 && end == lanes_) return with_image(s, [](Floats v, Floats x) { return v + x; });
     with_pixels<Isa>(s, channel_, [&](const auto& pixels) {
       for (int64_t r = 0; r < rows_; ++r) {
-        AnyFloat* v = floats(r);
-        if (first > 0 || end < lanes_) {
-          for (int64_t i = first; i < end; ++i) v[i] += pixels.one(r, i);
-          continue;
-        }
-        float x[kLanes] = {};
-        pixels.read(r, lanes_, x);
-        for (int i = 0; i < kLanes; ++i) v[i] += x[i];
+        auto* v = reinterpret_cast<AnyFloat*>(ints(r));
+        for (int64_t i = first; i < end; ++i) v[i] += pixels.one(r, i);
       }
     });
   }
@@ -178,6 +169,12 @@ class Column {
       const int64_t count = at_most(rows_ - row, kLanes);
       const bool together = adjacent(s, row, count);
       alignas(64) int32_t lines[kLanes * kLanes] = {}, pixels[kLanes * kLanes];
+      if (together && count == kLanes && lanes_ == kLanes && s.plane % 4 == 0) {
+        const uint8_t* first = s.image + channel_ * s.plane + s.at[row];
+        Isa::transpose(reinterpret_cast<const AnyInt*>(first), s.plane / 4, pixels);
+        for (int64_t r = 0; r < count; ++r) std::memcpy(ints(row + r), pixels + kLanes * r, 4 * kLanes);
+        continue;
+      }
       for (int64_t i = 0; i < lanes_; ++i) {
         const uint8_t* plane = s.image + (channel_ + i) * s.plane;
         if (together) {
@@ -217,33 +214,26 @@ class Column {
   uint8_t* bits_of(const Step& s, int64_t row) const { return s.image + s.at[row] + (s.shift + channel_) / 8; }
 
   void store_below(const Step& s) const {
-    int32_t threshold[kLanes];
-    std::memcpy(threshold, s.threshold + channel_, sizeof threshold);
+    const int32_t* threshold = s.threshold + channel_;
     uint32_t flip = 0;
     for (int64_t i = 0; i < lanes_; ++i) flip |= static_cast<uint32_t>(s.flip[channel_ + i]) << i;
     for (int64_t r = 0; r < rows_; ++r) {
-      int32_t v[kLanes];
-      std::memcpy(v, ints(r), sizeof v);
+      const int32_t* v = reinterpret_cast<const int32_t*>(ints(r));
       store_bits(bits_of(s, r), (Isa::less(v, threshold) ^ flip) & low_bits(lanes_), lanes_);
     }
   }
 
   void store_signs(const Step& s) const {
     const float zeros[kLanes] = {};
-    for (int64_t r = 0; r < rows_; ++r) {
-      float v[kLanes];
-      std::memcpy(v, ints(r), sizeof v);
-      store_bits(bits_of(s, r), Isa::less(v, zeros) & low_bits(lanes_), lanes_);
-    }
+    for (int64_t r = 0; r < rows_; ++r)
+      store_bits(bits_of(s, r), Isa::less(floats(r), zeros) & low_bits(lanes_), lanes_);
   }
 
   void store_codes(const Step& s) const {
     const Rounding rounding(s.quantizer);
     for (int64_t r = 0; r < rows_; ++r) {
-      float v[kLanes];
       uint8_t codes[kLanes];
-      std::memcpy(v, ints(r), sizeof v);
-      Isa::quantize(v, rounding, codes);
+      Isa::quantize(floats(r), rounding, codes);
       copy_lanes<1>(s.image + s.at[r] + s.shift + channel_, codes, lanes_);
     }
   }
@@ -251,10 +241,8 @@ class Column {
   void store_planes(const Step& s) const {
     const Rounding rounding(s.quantizer);
     for (int64_t r = 0; r < rows_; ++r) {
-      float v[kLanes];
       uint8_t codes[kLanes];
-      std::memcpy(v, ints(r), sizeof v);
-      Isa::quantize(v, rounding, codes);
+      Isa::quantize(floats(r), rounding, codes);
       for (int p = 0; s.quantizer.largest >> p > 0; ++p)
         store_bits(bits_of(s, r) + p * s.plane, Isa::plane(codes, p) & low_bits(lanes_), lanes_);
     }

@@ -23,8 +23,7 @@ void bits_threshold(const Windows& windows, const Panels& panels, const BitThres
       const uint32_t used = low_bits(lanes), flip = t.flip[panel];
       for (int64_t r = 0; r < some.count; ++r) {
         const int64_t pattern = t.pattern != nullptr ? t.pattern[row + r] : 0;
-        int32_t limits[kLanes];
-        std::memcpy(limits, t.limits + pattern * t.limit_step + panel * kLanes, sizeof limits);
+        const int32_t* limits = t.limits + pattern * t.limit_step + panel * kLanes;
         store_bits(t.out + t.at[row + r] + 2 * panel, (Isa::less(limits, counts + r * kLanes) ^ flip) & used, lanes);
       }
     }

@@ -42,6 +42,17 @@ struct Neon : Lanes {
     }
   }
 
+  static void levels(const uint8_t* codes, float zero, float* out) {
+    const uint8x16_t bytes = vld1q_u8(codes);
+    const uint16x8_t words[2] = {vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes)};
+    for (int i = 0; i < 2; ++i) {
+      const float32x4_t low = vcvtq_f32_u32(vmovl_u16(vget_low_u16(words[i])));
+      const float32x4_t high = vcvtq_f32_u32(vmovl_high_u16(words[i]));
+      vst1q_f32(out + 8 * i, vsubq_f32(low, vdupq_n_f32(zero)));
+      vst1q_f32(out + 8 * i + 4, vsubq_f32(high, vdupq_n_f32(zero)));
+    }
+  }
+
   static uint16x4_t codes(const float* x, const Rounding& q) {
     const float32x4_t t = vdivq_f32(vld1q_f32(x), vdupq_n_f32(q.scale));
     const uint32x4_t known = vandq_u32(vreinterpretq_u32_f32(t), vceqq_f32(t, t));
