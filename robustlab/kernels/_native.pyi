@@ -35,9 +35,7 @@ class Program:
         weight: tuple[int, int],
         steps: list[tuple[str, tuple[int, int], tuple[int, int], float, float, int]],
     ) -> None: ...
-    def map(
-        self, value: int, steps: list[tuple[str, tuple[int, int], tuple[int, int], float, float, int]]
-    ) -> None: ...
+    def map(self, value: int, steps: list[tuple[str, tuple[int, int], tuple[int, int], float, float, int]]) -> None: ...
     def pool(
         self,
         value: int,

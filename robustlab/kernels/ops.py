@@ -91,6 +91,8 @@ def _checked_form(weight: Tensor, flat: Ints, binary: bool) -> WeightForm:
 
 
 def _check_affine(scale: Tensor, bias: Tensor | None, out: int) -> Affine:
+    if scale is None:  # torch lets None through where a tensor is asked for
+        raise invalid("scale", scale, f"a float32 tensor ({out},)")
     for name, tensor in (("scale", scale), ("bias", bias)):
         if tensor is not None and (tensor.dtype != torch.float32 or tensor.shape != (out,)):
             raise invalid(name, shown(tensor), f"a float32 tensor ({out},)")

@@ -12,6 +12,8 @@ from robustlab.core.errors import check_choice, check_int, check_number, invalid
 PADDING_VALUES = ("zero", "one", "neg_one")
 """What an out-of-image tap contributes: 0 (PyTorch's zero padding), +1 or -1 (the last two for binary layers only)."""
 
+_MOST = 1 << 20  # of a stride, padding or dilation: products of sizes stay far from 64 bits
+
 
 def shown(value: object) -> str:
     """What an error message says about a value that should be a tensor."""
@@ -42,14 +44,15 @@ def _check_pair(argument: str, value: object, low: int) -> None:
     if not isinstance(value, tuple) or len(value) != 2:
         raise invalid(argument, value, f"a pair of whole numbers >= {low}")
     for item in value:
-        check_int(argument, item, low, 2**31 - 1)
+        check_int(argument, item, low, _MOST)
 
 
 @dataclass(frozen=True)
 class ConvGeometry:
     """Stride, padding and dilation as (vertical, horizontal) pairs, the groups, and the value of padded taps.
 
-    Raises `ArgumentError` for a stride or dilation below 1, a negative padding or an unknown padding value.
+    Raises `ArgumentError` for a stride or dilation below 1, a negative padding, any of them above 2^20, or an unknown
+    padding value.
     """
 
     stride: tuple[int, int] = (1, 1)

@@ -16,6 +16,7 @@ from robustlab.core import ArgumentError
 from robustlab.kernels import ActivationSpec, ConvGeometry
 from robustlab.kernels.ops import flat_form
 
+BINARY_CODES = torch.ones(6, 4, 3, 3, dtype=torch.int8)
 BINARY = kernels.pack_weight(torch.ones(6, 4, 3, 3, dtype=torch.int8), 1)
 QUANT = kernels.pack_weight(torch.ones(6, 4, 3, 3, dtype=torch.int8), 4, activation_bits=4)
 POINT = kernels.pack_weight(torch.ones(6, 4, 1, 1, dtype=torch.int8), 1)
@@ -57,6 +58,21 @@ BAD: dict[str, Callable[[], object]] = {
     "zero point": lambda: ActivationSpec(1.0, 16, 4),
     "bits": lambda: ActivationSpec(1.0, 0, 9),
     "backend": lambda: kernels.use_backend("cuda").__enter__(),
+    "half precision": lambda: kernels.binary_conv2d(X.half(), BINARY, S, None, PLAIN),
+    "codes of weights that were packed for signs": lambda: kernels.quant_conv2d(X, BINARY, SPEC, S, None, PLAIN),
+    "no scale": lambda: kernels.binary_conv2d(X, BINARY, None, None, PLAIN),  # type: ignore[arg-type]
+    "no tensor": lambda: kernels.binary_conv2d([0.0], BINARY, S, None, PLAIN),  # type: ignore[arg-type]
+    "weights that are not packed": lambda: kernels.binary_conv2d(X, X, S, None, PLAIN),  # type: ignore[arg-type]
+    "no geometry": lambda: kernels.binary_conv2d_acc(X, BINARY, None),  # type: ignore[arg-type]
+    "no activation": lambda: kernels.quant_conv2d_acc(X, QUANT, None, PLAIN),  # type: ignore[arg-type]
+    "huge padding": lambda: kernels.binary_conv2d_acc(X, BINARY, ConvGeometry(padding=(2**31 - 1, 0))),
+    "groups that do not divide the outputs": lambda: kernels.pack_weight(BINARY_CODES, 1, groups=4),
+    "groups that do not divide the channels": lambda: kernels.quant_conv2d(
+        torch.zeros(2, 5, 5, 5), GROUPED, SPEC, S, None, ConvGeometry(groups=2)
+    ),
+    "half-integer weights of 8 bits with groups": lambda: kernels.pack_weight(
+        BINARY_CODES, 8, groups=2, activation_bits=8, zero_point=-0.5
+    ),
 }
 
 
