@@ -24,8 +24,7 @@ Scratch& scratch() {
 }
 
 // The same steps where a pixel is a whole image: channels first and channels last are one layout then.
-std::vector<StepPlan> settled(const RowSpace& space, std::vector<StepPlan> steps) {
-  if (space.pixels() > 1) return steps;
+std::vector<StepPlan> settled(std::vector<StepPlan> steps) {
   for (StepPlan& plan : steps) {
     if (plan.place != StepPlan::Place::kPlanar) continue;
     Step& step = plan.step;
@@ -154,7 +153,8 @@ void run_blocks(const KernelTable& kernels, int threads, const RowSpace& space, 
                 const std::vector<StepPlan>& plans, const Producer* producer) {
   const int64_t rows = space.rows();
   if (rows == 0) return;
-  const std::vector<StepPlan> steps = settled(space, plans);
+  const std::vector<StepPlan> single = space.pixels() > 1 ? std::vector<StepPlan>{} : settled(plans);
+  const std::vector<StepPlan>& steps = space.pixels() > 1 ? plans : single;
   const bool planar = std::any_of(steps.begin(), steps.end(), [&](const StepPlan& plan) {
     return plan.place == StepPlan::Place::kPlanar && space.pixels() > 1;
   });

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
+#include <optional>
 
 #include "base.h"
 #include "layer.h"
@@ -10,10 +10,24 @@
 #include "scratch.h"
 
 namespace robustlab {
+
+struct ConvConstants {
+  Runs runs{};
+  std::vector<int64_t> offsets;      // Windows::offsets
+  std::optional<Borders> borders;    // where the base differs along them
+  int64_t step = 0;                  // outputs, in whole panels
+  std::vector<int32_t> base;         // [pattern][step], see base.h
+  std::vector<int32_t> sum_factor;   // [step], or empty
+  // bits straight from the product, see BitThreshold; empty if the steps want more
+  std::vector<int32_t> limits;       // [pattern][step], and one more line
+  std::vector<uint16_t> flip;
+};
+
 namespace {
 
 struct Scratch {
-  Buffer codes, base, limits, group;
+  Buffer codes, group;
+  ConvConstants constants;
 };
 
 Scratch& scratch() {
@@ -27,17 +41,24 @@ struct Plan {
   const uint8_t* images;
   const ImageLayout& layout;
   RowSpace space;
-  Runs runs;
   Activation form;
-  std::vector<int64_t> offsets;
   PixelMap window;
+  const ConvConstants& constants;
+  const Runs& runs;
   Weights weights{};
   bool unpack_late = false;           // panels are unpacked where they are used
-  const Borders* borders = nullptr;
-  // bits straight from the product
-  const int32_t* limits = nullptr;
-  int64_t limit_step = 0;
-  std::vector<uint16_t> flip{};
+
+  Plan(const KernelTable& table, const ConvLayer& of, const ConvConstants& known, const uint8_t* input,
+       const ImageLayout& place, int64_t count)
+      : kernels(table),
+        layer(of),
+        images(input),
+        layout(place),
+        space{count, of.geometry.out_height(place.height), of.geometry.out_width(place.width)},
+        form(activation_form(of)),
+        window{of.geometry.stride_y, of.geometry.stride_x, -of.geometry.pad_y, -of.geometry.pad_x, false},
+        constants(known),
+        runs(known.runs) {}
 
   int64_t planes() const { return form == Activation::kPlanes ? layer.activation_bits : 1; }
   int64_t word_bytes() const { return runs.all_words() * kPanelWordBytes; }
@@ -71,7 +92,7 @@ struct Plan {
 
   void windows_of(int64_t begin, int64_t count, int64_t* starts, Windows& windows) const {
     row_places(space, layout, window, begin, count, starts);
-    windows = {images,     starts,     count,     offsets.data(),       runs.count,
+    windows = {images,     starts,     count,     constants.offsets.data(), runs.count,
                runs.words, runs.tail,  layout.plane_bytes()};
   }
 
@@ -125,7 +146,7 @@ struct Plan {
     int64_t y = pixel / space.width, x = pixel % space.width;
     for (int64_t r = 0; r < count; y = y + 1 == space.height ? 0 : y + 1) {
       const int64_t stop = std::min(count, r + space.width - x);
-      for (; r < stop; ++r, ++x) pattern[r] = borders->pattern(y, x);
+      for (; r < stop; ++r, ++x) pattern[r] = constants.borders->pattern(y, x);
       x = 0;
     }
   }
@@ -138,7 +159,7 @@ struct Plan {
     const int64_t bytes = runs.taps * runs.unit;
     for (int64_t r = 0; r < count; ++r) {
       uint32_t sum = 0;
-      for (const int64_t offset : offsets) {
+      for (const int64_t offset : constants.offsets) {
         const uint8_t* run = images + starts[r] + offset;
         for (int64_t i = 0; i < bytes; ++i) sum += run[i];
       }
@@ -155,9 +176,9 @@ struct Plan {
     part.count = round_up(width, kLanes) / kLanes;
     const Step& store = steps[1];
     kernels.bits_threshold(windows, part,
-                           BitThreshold{limits + channel, limit_step, steps[0].pattern,
-                                        flip.data() + channel / kLanes, store.image + (store.shift + channel) / 8,
-                                        store.at, width});
+                           BitThreshold{constants.limits.data() + channel, constants.step, steps[0].pattern,
+                                        constants.flip.data() + channel / kLanes,
+                                        store.image + (store.shift + channel) / 8, store.at, width});
   }
 };
 
@@ -202,88 +223,119 @@ void prepare_weights(Plan& plan, int threads) {
 }
 
 // Bits straight from the product: the accumulator is base - 2 raw, so acc < t is raw > floor((base - t) / 2).
-bool prepare_limits(Plan& plan, const std::vector<StepPlan>& steps, const int32_t* base, int64_t patterns,
-                    int64_t step) {
-  const Geometry& g = plan.layer.geometry;
-  if (plan.form != Activation::kSigns || g.groups != 1 || steps.size() != 2 || steps[1].step.op != Op::kStoreBelow)
-    return false;
-  const Step& store = steps[1].step;
-  int32_t* limits = scratch().limits.room<int32_t>((patterns + 1) * step);
-  int32_t* thresholds = limits + patterns * step;
+void fill_limits(const Geometry& g, const Step& store, int64_t patterns, ConvConstants& c) {
+  c.limits.resize(static_cast<size_t>((patterns + 1) * c.step));
+  int32_t* thresholds = c.limits.data() + patterns * c.step;
   // no accumulator is above K or below -K, so thresholds beyond say no more than these do
   const auto most = static_cast<int32_t>(g.taps());
-  for (int64_t o = 0; o < step; ++o)
+  for (int64_t o = 0; o < c.step; ++o)
     thresholds[o] = o < g.outputs ? std::clamp(store.threshold[o], -most, most + 1) : -most;
-  for (int64_t p = 0; p < patterns; ++p)
-    for (int64_t o = 0; o < step; ++o) limits[p * step + o] = (base[p * step + o] - thresholds[o]) >> 1;
-  plan.limits = limits;
-  plan.limit_step = step;
-  plan.flip.assign(static_cast<size_t>(step / kLanes), 0);
+  for (int64_t p = 0; p < patterns; ++p) {
+    const int32_t* base = c.base.data() + p * c.step;
+    int32_t* limits = c.limits.data() + p * c.step;
+    for (int64_t o = 0; o < c.step; ++o) limits[o] = (base[o] - thresholds[o]) >> 1;
+  }
+  c.flip.assign(static_cast<size_t>(c.step / kLanes), 0);
   for (int64_t o = 0; o < g.outputs; ++o)
     if (store.flip[o] != 0)
-      plan.flip[static_cast<size_t>(o / kLanes)] =
-          static_cast<uint16_t>(plan.flip[static_cast<size_t>(o / kLanes)] | 1u << o % kLanes);
-  return true;
+      c.flip[static_cast<size_t>(o / kLanes)] =
+          static_cast<uint16_t>(c.flip[static_cast<size_t>(o / kLanes)] | 1u << o % kLanes);
 }
 
-}  // namespace
+void describe(const ConvLayer& layer, const ImageLayout& layout, ConvConstants& c) {
+  c.runs = runs_of(layer);
+  c.offsets = run_offsets(layer, c.runs, layout);
+  c.step = round_up(layer.geometry.outputs, kLanes);
+  c.borders.reset();
+  if (has_patterns(layer)) c.borders.emplace(layer.geometry, layout.height, layout.width);
+}
 
-void run_conv(const KernelTable& kernels, int threads, const ConvLayer& layer, const uint8_t* images,
-              const ImageLayout& layout, int64_t count, const std::vector<StepPlan>& steps) {
+void fill_constants(const Plan& plan, std::vector<StepPlan>& steps, ConvConstants& c) {
+  const ConvLayer& layer = plan.layer;
   const Geometry& g = layer.geometry;
-  if (count == 0) return;
-  Plan plan{kernels,          layer, images, layout, {count, g.out_height(layout.height), g.out_width(layout.width)},
-            runs_of(layer), activation_form(layer), {}, {}};
-  plan.offsets = run_offsets(layer, plan.runs, layout);
-  plan.window = {g.stride_y, g.stride_x, -g.pad_y, -g.pad_x, false};
-  prepare_weights(plan, threads);
-
-  std::unique_ptr<Borders> borders;
-  if (has_patterns(layer)) borders = std::make_unique<Borders>(g, layout.height, layout.width);
-  plan.borders = borders.get();
-  const int64_t step = round_up(g.outputs, kLanes), patterns = borders ? borders->patterns() : 1;
-  int32_t* base = scratch().base.room<int32_t>((patterns + 1) * step);
-  std::memset(base, 0, static_cast<size_t>((patterns + 1) * step * 4));
-  fill_base(kernels, layer, plan.runs, plan.weights, borders.get(), step, base);
-
-  std::vector<StepPlan> filled = steps;
-  Step& accumulate = filled[0].step;
-  accumulate.base = base;
-  accumulate.base_step = step;
+  const int64_t patterns = c.borders ? c.borders->patterns() : 1;
+  c.base.assign(static_cast<size_t>(patterns * c.step), 0);
+  fill_base(plan.kernels, layer, c.runs, plan.weights, c.borders ? &*c.borders : nullptr, c.step, c.base.data());
+  Step& accumulate = steps[0].step;
+  accumulate.base = c.base.data();
+  accumulate.base_step = c.step;
   accumulate.factor = raw_factor(layer);
+  c.sum_factor.clear();
+  if (has_sums(layer)) {
+    c.sum_factor.assign(static_cast<size_t>(c.step), sums_factor(layer));
+    accumulate.sum_factor = c.sum_factor.data();
+  }
+  c.limits.clear();
+  if (plan.form == Activation::kSigns && g.groups == 1 && steps.size() == 2 && steps[1].step.op == Op::kStoreBelow)
+    fill_limits(g, steps[1].step, patterns, c);
+}
+
+void run_plan(const Plan& plan, int threads, const std::vector<StepPlan>& steps) {
+  const ConvConstants& c = plan.constants;
+  const Geometry& g = plan.layer.geometry;
   Producer producer{};
   producer.context = &plan;
   producer.produce = [](const void* context, int64_t begin, int64_t rows, int64_t channel, int64_t width,
                         int32_t* values, int64_t value_step) {
     static_cast<const Plan*>(context)->produce(begin, rows, channel, width, values, value_step);
   };
-  if (borders) {
+  if (c.borders) {
     producer.patterns = [](const void* context, int64_t begin, int64_t rows, int32_t* pattern) {
       static_cast<const Plan*>(context)->patterns(begin, rows, pattern);
     };
   }
-  if (has_sums(layer)) {
-    int32_t* factors = base + patterns * step;
-    std::fill(factors, factors + step, sums_factor(layer));
-    accumulate.sum_factor = factors;
+  if (!c.sum_factor.empty()) {
     producer.sums = [](const void* context, int64_t begin, int64_t rows, int32_t* sums) {
       static_cast<const Plan*>(context)->sums(begin, rows, sums);
     };
   }
-  if (prepare_limits(plan, steps, base, patterns, step)) {
+  if (!c.limits.empty()) {
     producer.fused = [](const void* context, int64_t begin, int64_t rows, int64_t channel, int64_t width,
                         const Step* placed) {
       static_cast<const Plan*>(context)->fused(begin, rows, channel, width, placed);
     };
   }
   producer.lanes = g.groups == 1 ? kLanes : g.depthwise() ? 64 : 0;
-  const double products = static_cast<double>(plan.planes()) * (plan.form == Activation::kCodes ? 1 : layer.weight_bits);
+  const bool codes = plan.form == Activation::kCodes;
+  const double products = static_cast<double>(plan.planes()) * (codes ? 1 : plan.layer.weight_bits);
   const double panel_words =
       g.depthwise() ? static_cast<double>(g.taps_y * g.taps_x) * static_cast<double>(g.outputs) / 16
                     : static_cast<double>(plan.runs.all_words()) * static_cast<double>(g.groups * group_panels(g));
-  producer.nanoseconds =
-      panel_words * products * (plan.form == Activation::kCodes ? kernels.codes_step : kernels.bits_step);
-  run_blocks(kernels, threads, plan.space, g.outputs, filled, &producer);
+  producer.nanoseconds = panel_words * products * (codes ? plan.kernels.codes_step : plan.kernels.bits_step);
+  run_blocks(plan.kernels, threads, plan.space, g.outputs, steps, &producer);
+}
+
+}  // namespace
+
+void ConvConstantsDeleter::operator()(ConvConstants* constants) const { delete constants; }
+
+KeptConvConstants conv_constants(const KernelTable& kernels, const ConvLayer& layer, const ImageLayout& layout,
+                                 std::vector<StepPlan>& steps) {
+  KeptConvConstants constants(new ConvConstants);
+  describe(layer, layout, *constants);
+  Plan plan(kernels, layer, *constants, nullptr, layout, 1);
+  prepare_weights(plan, 1);
+  fill_constants(plan, steps, *constants);
+  return constants;
+}
+
+void run_conv(const KernelTable& kernels, int threads, const ConvLayer& layer, const ConvConstants& constants,
+              const uint8_t* images, const ImageLayout& layout, int64_t count, const std::vector<StepPlan>& steps) {
+  if (count == 0) return;
+  Plan plan(kernels, layer, constants, images, layout, count);
+  prepare_weights(plan, threads);
+  run_plan(plan, threads, steps);
+}
+
+void run_conv(const KernelTable& kernels, int threads, const ConvLayer& layer, const uint8_t* images,
+              const ImageLayout& layout, int64_t count, std::vector<StepPlan>& steps) {
+  if (count == 0) return;
+  ConvConstants& constants = scratch().constants;
+  describe(layer, layout, constants);
+  Plan plan(kernels, layer, constants, images, layout, count);
+  prepare_weights(plan, threads);
+  fill_constants(plan, steps, constants);
+  run_plan(plan, threads, steps);
 }
 
 }  // namespace robustlab

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "blocks.h"
@@ -68,10 +69,25 @@ void pack_input(const KernelTable& kernels, int threads, const ConvLayer& layer,
                 const float* x, int64_t count, const float* thresholds, const float* sub, const float* div,
                 uint8_t* images);
 
-// steps[0] is kAccumulate; run_conv fills in its base, factor and sums. The accumulator is
+// What a layer needs besides its operands, the same for all images of a layout and for every instruction set. `steps` are
+// those it will run with: steps[0] is kAccumulate, whose base, factor and sum_factor are filled in with pointers to the
+// constants.
+struct ConvConstants;
+struct ConvConstantsDeleter {
+  void operator()(ConvConstants* constants) const;
+};
+using KeptConvConstants = std::unique_ptr<ConvConstants, ConvConstantsDeleter>;
+KeptConvConstants conv_constants(const KernelTable& kernels, const ConvLayer& layer, const ImageLayout& layout,
+                                 std::vector<StepPlan>& steps);
+
+// steps[0] is kAccumulate. The accumulator is
 //   sum of (mx qx - Zx) (mw qw - Zw),  m = 2 and Z = 2 z for a half-integer zero point z, else m = 1 and Z = z,
 // and the sum of sx * sw for signs.
+void run_conv(const KernelTable& kernels, int threads, const ConvLayer& layer, const ConvConstants& constants,
+              const uint8_t* images, const ImageLayout& layout, int64_t count, const std::vector<StepPlan>& steps);
+
+// The same with constants for this call, which fill in steps[0].
 void run_conv(const KernelTable& kernels, int threads, const ConvLayer& layer, const uint8_t* images,
-              const ImageLayout& layout, int64_t count, const std::vector<StepPlan>& steps);
+              const ImageLayout& layout, int64_t count, std::vector<StepPlan>& steps);
 
 }  // namespace robustlab

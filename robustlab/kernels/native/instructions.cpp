@@ -41,8 +41,8 @@ void run_pack(const Instruction& self, const ValueImages& images, const Frame& f
 
 void run_convolution(const Instruction& self, const ValueImages& images, const Frame& frame,
                      const std::vector<StepPlan>& steps) {
-  run_conv(frame.kernels, frame.threads, self.node->layer, frame.image[self.reads[0]], images[self.reads[0]].layout,
-           frame.images, steps);
+  run_conv(frame.kernels, frame.threads, self.node->layer, *self.constants, frame.image[self.reads[0]],
+           images[self.reads[0]].layout, frame.images, steps);
   fill_halos(self, images, frame);
 }
 

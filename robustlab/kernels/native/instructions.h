@@ -32,6 +32,7 @@ struct Instruction {
   std::vector<StepPlan> steps{};        // without pointers to images
   std::vector<StepSource> sources{};    // one for each step
   int64_t height = 0, width = 0, channels = 0;   // what the steps run on
+  KeptConvConstants constants{};        // of a convolution
 };
 
 // reads[0] is the image that is convolved, pooled, spread over groups or subsampled; joined images are reads in order.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "cpu.h"
+
 namespace robustlab {
 namespace {
 
@@ -273,6 +275,11 @@ class Lowering {
         if (plan.place != StepPlan::Place::kImage) continue;
         plan.layout = images_[static_cast<size_t>(made.sources[s].image)].layout;
         plan.step.plane = plan.layout.plane_bytes();
+      }
+      if (made.run == run_convolution) {
+        // with the fastest kernels; the constants are the same for all
+        static const KernelTable* kernels = available_kernels().back();
+        made.constants = conv_constants(*kernels, made.node->layer, images_[made.reads[0]].layout, made.steps);
       }
       for (const size_t image : made.writes) {
         Lifetime& life = lifetimes[image];
