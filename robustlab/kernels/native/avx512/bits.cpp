@@ -7,9 +7,15 @@ namespace {
 INLINE __m512i count_bits(__m512i v) { return _mm512_popcnt_epi32(v); }
 
 struct Differ {
+  static constexpr bool kClears = false;
   static INLINE __m512i add(__m512i sum, __m512i a, __m512i w, __m512i) {
     return _mm512_add_epi32(sum, count_bits(_mm512_xor_si512(w, a)));
   }
+};
+
+struct DifferFirst {
+  static constexpr bool kClears = true;
+  static INLINE __m512i add(__m512i, __m512i a, __m512i w, __m512i) { return count_bits(_mm512_xor_si512(w, a)); }
 };
 
 struct DifferWhereUsed {
@@ -20,63 +26,101 @@ struct DifferWhereUsed {
 
 // Unused bits of weights are zero, so they count nothing.
 struct Both {
+  static constexpr bool kClears = false;
   static INLINE __m512i add(__m512i sum, __m512i a, __m512i w, __m512i) {
     return _mm512_add_epi32(sum, count_bits(_mm512_and_si512(w, a)));
   }
 };
 
 struct BothNegative {
+  static constexpr bool kClears = false;
   static INLINE __m512i add(__m512i sum, __m512i a, __m512i w, __m512i) {
     return _mm512_sub_epi32(sum, count_bits(_mm512_and_si512(w, a)));
   }
 };
 
-template <bool kTail, int kRows, int kPanels>
-NOINLINE void signs_tile(const Windows& windows, const int64_t* starts, const uint8_t* weights, const Panels& panels,
-                         int32_t* out, int64_t step) {
-  const Rows<kRows> rows(starts);
-  Sums<kRows, kPanels> sums;
-  sums.clear();
-  meet_runs<Differ, DifferWhereUsed, kTail>(sums, rows, windows, windows.image, weights, panels.bytes);
-  sums.store(out, step);
-}
+// Bits of all channels of a tile, which must be whole panels: sum > limit.
+struct Bits {
+  const BitThreshold& t;
 
-// From the largest power of two down: what is summed so far doubles from one power to the next.
-template <bool kTail, int kRows, int kPanels>
-NOINLINE void planes_tile(const Windows& windows, const int64_t* starts, const uint8_t* weights, const Panels& panels,
-                          int32_t* out, int64_t step) {
-  const Rows<kRows> rows(starts);
-  const int64_t plane_bytes = windows.runs * windows.words * kPanelWordBytes;
-  const int top = panels.planes - 1, activation_top = panels.activation_planes - 1;
-  Sums<kRows, kPanels> sums;
-  sums.clear();
-  for (int power = top + activation_top; power >= 0; --power) {
-    sums.twice();
-    for (int i = power > activation_top ? power - activation_top : 0; i <= top && i <= power; ++i) {
-      const uint8_t* image = windows.image + (power - i) * windows.plane;
-      const uint8_t* plane = weights + i * plane_bytes;
-      if (top == 0) {
-        meet_runs<Differ, DifferWhereUsed, kTail>(sums, rows, windows, image, plane, panels.bytes);
-      } else if (i < top) {
-        meet_runs<Both, Both, false>(sums, rows, windows, image, plane, panels.bytes);
-      } else {
-        meet_runs<BothNegative, BothNegative, false>(sums, rows, windows, image, plane, panels.bytes);
-      }
-    }
-  }
-  sums.store(out, step);
-}
-
-template <bool kTail>
-struct Signs {
   template <int kRows, int kPanels>
-  static constexpr Tile tile = signs_tile<kTail, kRows, kPanels>;
+  struct Tile {
+    const int32_t* limits[kRows];
+    uint8_t* to[kRows];
+    uint32_t flip[(kPanels + 1) / 2];
+
+    INLINE Tile(const Bits& bits, int64_t row, int64_t panel) {
+      static constexpr int32_t kNoPatterns[kRows] = {};
+      const BitThreshold& t = bits.t;
+      const int32_t* pattern = t.pattern != nullptr ? t.pattern + row : kNoPatterns;
+      UNROLL for (int m = 0; m < kRows; ++m) {
+        limits[m] = t.limits + panel * kLanes + pattern[m] * t.limit_step;
+        to[m] = t.out + 2 * panel + t.at[row + m];
+      }
+      // not worth registers while the sums are made
+      UNROLL for (int m = 0; m < kRows; ++m) __asm__ volatile("" : "+m"(limits[m]), "+m"(to[m]));
+      flip[0] = t.flip[panel];
+      UNROLL for (int n = 1; n < kPanels; ++n)
+        flip[n / 2] = n % 2 != 0 ? flip[n / 2] | static_cast<uint32_t>(t.flip[panel + n]) << 16 : t.flip[panel + n];
+    }
+
+    INLINE void take(int m, const __m512i (&sums)[kPanels]) const {
+      uint32_t bits[kPanels];
+      UNROLL for (int n = 0; n < kPanels; ++n)
+        bits[n] = _mm512_cmpgt_epi32_mask(sums[n], _mm512_loadu_si512(limits[m] + n * kLanes));
+      UNROLL for (int n = 0; n + 1 < kPanels; n += 2) {
+        const uint32_t both = (bits[n] | bits[n + 1] << 16) ^ flip[n / 2];
+        std::memcpy(to[m] + 2 * n, &both, 4);
+      }
+      if (kPanels == 1) store_bits(to[m], bits[0] ^ flip[0], kLanes);
+    }
+  };
 };
 
-template <bool kTail>
+template <class Last, class Target>
+struct Signs {
+  template <int kRows, int kPanels>
+  struct Of {
+    static NOINLINE void tile(const Windows& windows, const Panels& panels, const Target& target, int64_t row,
+                              int64_t panel) {
+      const Rows<kRows> rows(windows.starts + row);
+      Sums<kRows, kPanels> sums;
+      meet_runs<DifferFirst, Differ, Last>(sums, rows, windows, windows.image, panels.data + panel * panels.bytes,
+                                           panels.bytes, typename Target::template Tile<kRows, kPanels>(target, row, panel));
+    }
+  };
+};
+
+// From the largest power of two down: what is summed so far doubles from one power to the next.
+template <class Last>
 struct Planes {
   template <int kRows, int kPanels>
-  static constexpr Tile tile = planes_tile<kTail, kRows, kPanels>;
+  struct Of {
+    static NOINLINE void tile(const Windows& windows, const Panels& panels, const RawSums& target, int64_t row,
+                              int64_t panel) {
+      const Rows<kRows> rows(windows.starts + row);
+      const int64_t plane_bytes = windows.runs * windows.words * kPanelWordBytes;
+      const int top = panels.planes - 1, activation_top = panels.activation_planes - 1;
+      Sums<kRows, kPanels> sums;
+      sums.clear();
+      for (int power = top + activation_top; power >= 0; --power) {
+        sums.twice();
+        for (int i = power > activation_top ? power - activation_top : 0; i <= top && i <= power; ++i) {
+          const uint8_t* image = windows.image + (power - i) * windows.plane;
+          const uint8_t* plane = panels.data + panel * panels.bytes + i * plane_bytes;
+          if (top == 0) {
+            meet_runs<Differ, Differ, Last>(sums, rows, windows, image, plane, panels.bytes, Keep());
+          } else if (i < top) {
+            meet_runs<Both, Both, Both>(sums, rows, windows, image, plane, panels.bytes, Keep());
+          } else {
+            meet_runs<BothNegative, BothNegative, BothNegative>(sums, rows, windows, image, plane, panels.bytes, Keep());
+          }
+        }
+      }
+      const RawSums::Tile<kRows, kPanels> out(target, row, panel);
+      UNROLL for (int m = 0; m < kRows; ++m) out.take(m, sums.of[m]);
+    }
+  };
 };
 
 }  // namespace
@@ -85,50 +129,40 @@ namespace avx512 {
 
 void bits_product(const Windows& windows, const Panels& panels, int32_t* out, int64_t step) {
   const bool tail = windows.tail != 0xffffffffu;
+  const RawSums target{out, step};
   if (panels.planes == 1 && panels.activation_planes == 1) {
-    tail ? all_panels<Signs<true>>(windows, panels, out, step) : all_panels<Signs<false>>(windows, panels, out, step);
+    tail ? all_panels<Signs<DifferWhereUsed, RawSums>::Of>(windows, panels, target)
+         : all_panels<Signs<Differ, RawSums>::Of>(windows, panels, target);
   } else {
-    tail ? all_panels<Planes<true>>(windows, panels, out, step) : all_panels<Planes<false>>(windows, panels, out, step);
+    tail ? all_panels<Planes<DifferWhereUsed>::Of>(windows, panels, target)
+         : all_panels<Planes<Differ>::Of>(windows, panels, target);
   }
 }
 
 void bits_threshold(const Windows& windows, const Panels& panels, const BitThreshold& t) {
-  constexpr int64_t kRows = 56, kPanels = 2;   // raw sums stay in the first cache
-  alignas(64) int32_t sums[kRows * kPanels * kLanes];
-  Windows some = windows;
   Panels part = panels;
-  for (int64_t panel = 0; panel < panels.count; panel += kPanels) {
-    part.data = panels.data + panel * panels.bytes;
-    part.count = at_most(panels.count - panel, kPanels);
-    const bool wide = t.channels - panel * kLanes >= 2 * kLanes;
-    const int64_t lanes = at_most(t.channels - panel * kLanes, kLanes);   // if not wide: of the first panel
-    for (int64_t row = 0; row < windows.count; row += kRows) {
-      some.starts = windows.starts + row;
-      some.count = at_most(windows.count - row, kRows);
-      const int64_t step = part.count * kLanes;
-      bits_product(some, part, sums, step);
-      const int32_t* limits = t.limits + panel * kLanes;
-      if (wide) {
-        const uint32_t flip = t.flip[panel] | static_cast<uint32_t>(t.flip[panel + 1]) << 16;
-        for (int64_t r = 0; r < some.count; ++r) {
-          const int32_t* limit = t.pattern != nullptr ? limits + t.pattern[row + r] * t.limit_step : limits;
-          const uint32_t low = _mm512_cmpgt_epi32_mask(_mm512_load_si512(sums + r * step), _mm512_loadu_si512(limit));
-          const uint32_t high = _mm512_cmpgt_epi32_mask(_mm512_load_si512(sums + r * step + kLanes),
-                                                        _mm512_loadu_si512(limit + kLanes));
-          const uint32_t bits = (low | high << 16) ^ flip;
-          std::memcpy(t.out + t.at[row + r] + 2 * panel, &bits, 4);
-        }
-        continue;
-      }
-      for (int64_t n = 0; n < part.count; ++n) {
-        const int64_t used = n == 0 ? lanes : t.channels - (panel + n) * kLanes;
-        for (int64_t r = 0; r < some.count; ++r) {
-          const int32_t* limit = t.pattern != nullptr ? limits + t.pattern[row + r] * t.limit_step : limits;
-          const __mmask16 above = _mm512_cmpgt_epi32_mask(_mm512_load_si512(sums + r * step + n * kLanes),
-                                                          _mm512_loadu_si512(limit + n * kLanes));
-          store_bits(t.out + t.at[row + r] + 2 * (panel + n), (above ^ t.flip[panel + n]) & first(used), used);
-        }
-      }
+  part.count = t.channels / kLanes;
+  const Bits target{t};
+  windows.tail != 0xffffffffu ? all_panels<Signs<DifferWhereUsed, Bits>::Of>(windows, part, target)
+                              : all_panels<Signs<Differ, Bits>::Of>(windows, part, target);
+  const int64_t lanes = t.channels - part.count * kLanes;
+  if (lanes == 0) return;
+  // the last panel, of which only some channels exist
+  constexpr int64_t kRows = 56;
+  alignas(64) int32_t sums[kRows * kLanes];
+  const int64_t panel = part.count;
+  part.data += panel * part.bytes;
+  part.count = 1;
+  Windows some = windows;
+  for (int64_t row = 0; row < windows.count; row += kRows) {
+    some.starts = windows.starts + row;
+    some.count = at_most(windows.count - row, kRows);
+    bits_product(some, part, sums, kLanes);
+    for (int64_t r = 0; r < some.count; ++r) {
+      const int64_t pattern = t.pattern != nullptr ? t.pattern[row + r] : 0;
+      const __m512i limit = _mm512_loadu_si512(t.limits + pattern * t.limit_step + panel * kLanes);
+      const __mmask16 above = _mm512_cmpgt_epi32_mask(_mm512_load_si512(sums + r * kLanes), limit);
+      store_bits(t.out + t.at[row + r] + 2 * panel, (above ^ t.flip[panel]) & first(lanes), lanes);
     }
   }
 }

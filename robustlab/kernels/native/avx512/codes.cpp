@@ -5,22 +5,20 @@ namespace robustlab {
 namespace {
 
 struct Multiply {
+  static constexpr bool kClears = false;
   static INLINE __m512i add(__m512i sum, __m512i a, __m512i w, __m512i) { return _mm512_dpbusd_epi32(sum, a, w); }
 };
 
 template <int kRows, int kPanels>
-NOINLINE void codes_tile(const Windows& windows, const int64_t* starts, const uint8_t* weights, const Panels& panels,
-                         int32_t* out, int64_t step) {
-  const Rows<kRows> rows(starts);
-  Sums<kRows, kPanels> sums;
-  sums.clear();
-  meet_runs<Multiply, Multiply, false>(sums, rows, windows, windows.image, weights, panels.bytes);
-  sums.store(out, step);
-}
-
 struct Codes {
-  template <int kRows, int kPanels>
-  static constexpr Tile tile = codes_tile<kRows, kPanels>;
+  static NOINLINE void tile(const Windows& windows, const Panels& panels, const RawSums& target, int64_t row,
+                            int64_t panel) {
+    const Rows<kRows> rows(windows.starts + row);
+    Sums<kRows, kPanels> sums;
+    sums.clear();
+    meet_runs<Multiply, Multiply, Multiply>(sums, rows, windows, windows.image, panels.data + panel * panels.bytes,
+                                            panels.bytes, RawSums::Tile<kRows, kPanels>(target, row, panel));
+  }
 };
 
 }  // namespace
@@ -28,7 +26,7 @@ struct Codes {
 namespace avx512 {
 
 void codes_product(const Windows& windows, const Panels& panels, int32_t* out, int64_t step) {
-  all_panels<Codes>(windows, panels, out, step);
+  all_panels<Codes>(windows, panels, RawSums{out, step});
 }
 
 }  // namespace avx512
