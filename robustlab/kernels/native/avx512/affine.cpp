@@ -5,16 +5,18 @@
 namespace robustlab {
 namespace {
 
+// Copied where it is used: through a reference every field would be read again after every store.
 struct Affine {
-  const Step& start;
-  const Step& store;
+  const int32_t* base;
+  const int32_t* pattern;   // null: none
+  int64_t base_step;
   const float* scale;
-  const float* bias;   // null: none
-  const Block& block;
-
-  INLINE const int32_t* base(int64_t row, int64_t channel) const {
-    return start.base + (start.pattern != nullptr ? start.pattern[row] * start.base_step : 0) + channel;
-  }
+  const float* bias;        // null: none
+  const int32_t* values;
+  int64_t rows, step, channel, width;
+  uint8_t* image;
+  const int64_t* at;
+  int64_t plane;
 };
 
 template <int kFactor>
@@ -58,23 +60,21 @@ INLINE void transpose(__m256 (&v)[8]) {
   UNROLL for (int i = 0; i < 8; ++i) v[i] = t[i];
 }
 
-// 8 rows of 8 channels.
-template <int kFactor, bool kBias, bool kFull>
-INLINE void planar_square(const Affine& a, int64_t row, int64_t rows, int64_t lane, int64_t lanes, __m256 scale,
-                          __m256 bias) {
-  const int64_t channel = a.block.channel + lane;
-  const int32_t* values = a.block.values + lane;
+// 8 rows of 8 channels, in planes from `to` on.
+template <int kFactor, bool kBias, bool kPattern, bool kFull>
+INLINE void planar_square(const int32_t* values, int64_t step, int64_t rows, const int32_t* base,
+                          const int32_t* pattern, int64_t base_step, __m256 scale, __m256 bias, uint8_t* to,
+                          int64_t plane, int64_t lanes) {
   __m256 v[8];
   UNROLL for (int i = 0; i < 8; ++i) {
-    const int64_t r = row + (kFull || i < rows ? i : rows - 1);
-    const __m256i raw = _mm256_load_si256(reinterpret_cast<const __m256i*>(values + r * a.block.step));
-    const __m256i base = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a.base(r, channel)));
-    v[i] = _mm256_mul_ps(_mm256_cvtepi32_ps(accumulate<kFactor>(base, raw)), scale);
+    const int64_t r = kFull || i < rows ? i : rows - 1;
+    const __m256i raw = _mm256_load_si256(reinterpret_cast<const __m256i*>(values + r * step));
+    const int32_t* from = kPattern ? base + pattern[r] * base_step : base;
+    const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    v[i] = _mm256_mul_ps(_mm256_cvtepi32_ps(accumulate<kFactor>(start, raw)), scale);
     if (kBias) v[i] = _mm256_add_ps(v[i], bias);
   }
   transpose(v);
-  const int64_t plane = a.store.plane;
-  uint8_t* to = a.store.image + channel * plane + a.store.at[row];
   const __mmask8 used = static_cast<__mmask8>(first(rows));
   UNROLL for (int i = 0; i < 8; ++i) {
     if (kFull) _mm256_storeu_ps(reinterpret_cast<float*>(to + i * plane), v[i]);
@@ -82,46 +82,66 @@ INLINE void planar_square(const Affine& a, int64_t row, int64_t rows, int64_t la
   }
 }
 
-template <int kFactor, bool kBias>
-void store_planar(const Affine& a) {
-  const int64_t width = at_most(a.block.width, a.block.channels - a.block.channel);
-  for (int64_t lane = 0; lane < width; lane += 8) {
-    const int64_t channel = a.block.channel + lane, lanes = at_most(width - lane, 8);
+template <int kFactor, bool kBias, bool kPattern>
+void store_planar(Affine a) {
+  for (int64_t lane = 0; lane < a.width; lane += 8) {
+    const int64_t channel = a.channel + lane, lanes = at_most(a.width - lane, 8);
     const __m256 scale = _mm256_loadu_ps(a.scale + channel);
     const __m256 bias = kBias ? _mm256_loadu_ps(a.bias + channel) : _mm256_setzero_ps();
-    int64_t row = 0;
-    if (lanes == 8)
-      for (; a.block.rows - row >= 8; row += 8)
-        planar_square<kFactor, kBias, true>(a, row, 8, lane, 8, scale, bias);
-    for (; row < a.block.rows; row += 8)
-      planar_square<kFactor, kBias, false>(a, row, at_most(a.block.rows - row, 8), lane, lanes, scale, bias);
-  }
-}
-
-template <int kFactor, bool kBias>
-void store_pixels(const Affine& a) {
-  const int64_t width = at_most(a.block.width, a.block.channels - a.block.channel);
-  for (int64_t lane = 0; lane < width; lane += kLanes) {
-    const int64_t channel = a.block.channel + lane;
-    const __mmask16 used = first(width - lane);
-    const __m512 scale = _mm512_loadu_ps(a.scale + channel);
-    const __m512 bias = kBias ? _mm512_loadu_ps(a.bias + channel) : _mm512_setzero_ps();
-    const int32_t* values = a.block.values + lane;
-    uint8_t* image = a.store.image + 4 * channel;
-    for (int64_t r = 0; r < a.block.rows; ++r, values += a.block.step) {
-      const __m512i acc = accumulate<kFactor>(_mm512_loadu_si512(a.base(r, channel)), _mm512_load_si512(values));
-      __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale);
-      if (kBias) y = _mm512_add_ps(y, bias);
-      _mm512_mask_storeu_ps(image + a.store.at[r], used, y);
+    const int32_t* values = a.values + lane;
+    const int32_t* base = a.base + channel;
+    const int32_t* pattern = a.pattern;
+    uint8_t* to = a.image + channel * a.plane + a.at[0];
+    int64_t left = a.rows;
+    for (; left >= 8 && lanes == 8; left -= 8, values += 8 * a.step, to += 32) {
+      planar_square<kFactor, kBias, kPattern, true>(values, a.step, 8, base, pattern, a.base_step, scale, bias, to,
+                                                    a.plane, 8);
+      if (kPattern) pattern += 8;
+    }
+    for (; left > 0; left -= 8, values += 8 * a.step, to += 32) {
+      planar_square<kFactor, kBias, kPattern, false>(values, a.step, at_most(left, 8), base, pattern, a.base_step,
+                                                     scale, bias, to, a.plane, lanes);
+      if (kPattern) pattern += 8;
     }
   }
 }
 
+template <int kFactor, bool kBias, bool kPattern>
+void store_pixels(Affine a) {
+  for (int64_t lane = 0; lane < a.width; lane += kLanes) {
+    const int64_t channel = a.channel + lane;
+    const __mmask16 used = first(a.width - lane);
+    const __m512 scale = _mm512_loadu_ps(a.scale + channel);
+    const __m512 bias = kBias ? _mm512_loadu_ps(a.bias + channel) : _mm512_setzero_ps();
+    const int32_t* values = a.values + lane;
+    const int32_t* base = a.base + channel;
+    uint8_t* image = a.image + 4 * channel;
+    const auto one = [&](int64_t r) {
+      const __m512i start = _mm512_loadu_si512(kPattern ? base + a.pattern[r] * a.base_step : base);
+      const __m512i acc = accumulate<kFactor>(start, _mm512_load_si512(values + r * a.step));
+      const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale);
+      return kBias ? _mm512_add_ps(y, bias) : y;
+    };
+    if (used == 0xffff) {
+      for (int64_t r = 0; r < a.rows; ++r) _mm512_storeu_ps(image + a.at[r], one(r));
+    } else {
+      for (int64_t r = 0; r < a.rows; ++r) _mm512_mask_storeu_ps(image + a.at[r], used, one(r));
+    }
+  }
+}
+
+template <int kFactor, bool kBias>
+void run(const Affine& a, bool planar) {
+  if (a.pattern != nullptr) {
+    planar ? store_planar<kFactor, kBias, true>(a) : store_pixels<kFactor, kBias, true>(a);
+  } else {
+    planar ? store_planar<kFactor, kBias, false>(a) : store_pixels<kFactor, kBias, false>(a);
+  }
+}
+
 template <int kFactor>
-void run(const Affine& a) {
-  const bool planar = a.store.op == Op::kStorePlanar;
-  if (a.bias != nullptr) return planar ? store_planar<kFactor, true>(a) : store_pixels<kFactor, true>(a);
-  return planar ? store_planar<kFactor, false>(a) : store_pixels<kFactor, false>(a);
+void run(const Affine& a, bool planar) {
+  a.bias != nullptr ? run<kFactor, true>(a, planar) : run<kFactor, false>(a, planar);
 }
 
 }  // namespace
@@ -133,12 +153,25 @@ bool run_affine(const Step* steps, int64_t count, const Block& block) {
   const Step& store = steps[count - 1];
   if (steps[1].op != Op::kScale || (count == 4 && steps[2].op != Op::kAdd)) return false;
   if (store.op != Op::kStorePlanar && store.op != Op::kStore) return false;
-  const Affine a{steps[0], store, steps[1].a, count == 4 ? steps[2].a : nullptr, block};
+  const Affine a{steps[0].base,
+                 steps[0].pattern,
+                 steps[0].base_step,
+                 steps[1].a,
+                 count == 4 ? steps[2].a : nullptr,
+                 block.values,
+                 block.rows,
+                 block.step,
+                 block.channel,
+                 at_most(block.width, block.channels - block.channel),
+                 store.image,
+                 store.at,
+                 store.plane};
+  const bool planar = store.op == Op::kStorePlanar;
   switch (steps[0].factor) {
-    case -2: run<-2>(a); break;
-    case 1: run<1>(a); break;
-    case 2: run<2>(a); break;
-    default: run<4>(a); break;
+    case -2: run<-2>(a, planar); break;
+    case 1: run<1>(a, planar); break;
+    case 2: run<2>(a, planar); break;
+    default: run<4>(a, planar); break;
   }
   return true;
 }

@@ -30,34 +30,45 @@ void signs_of_pixel(const PackSigns& p) {
   }
 }
 
-// 16 * kWide pixels of up to 32 channels.
-template <int kWide>
-INLINE void sign_words(const float* x, int64_t step, int64_t depth, const float* thresholds, __mmask16 used,
-                       __m512i (&words)[kWide]) {
+alignas(64) constexpr uint32_t kBit[32] = {
+    1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,  1u << 8,  1u << 9,  1u << 10,
+    1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15, 1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21,
+    1u << 22, 1u << 23, 1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
+
+// Up to 32 channels of `count` pixels, which fill kWide vectors but perhaps the last. Several vectors at a time: more
+// bytes of each plane of the image in one go.
+template <int kWide, bool kThresholds>
+NOINLINE void pack_pixels(const PackSigns& p, int64_t pixel, int64_t count, int64_t channel, int64_t depth) {
+  const int64_t step = p.channel_step;
+  const float* x = p.x + channel * step + pixel;
+  const __mmask16 used = first(count - 16 * (kWide - 1));
+  __m512i words[kWide];
   UNROLL for (int j = 0; j < kWide; ++j) words[j] = _mm512_setzero_si512();
   for (int64_t c = 0; c < depth; ++c, x += step) {
-    const __m512 limit = _mm512_set1_ps(thresholds != nullptr ? thresholds[c] : 0.0f);
-    const __m512i bit = _mm512_set1_epi32(static_cast<int32_t>(1u << c));
+    const __m512 limit = kThresholds ? _mm512_set1_ps(p.thresholds[channel + c]) : _mm512_setzero_ps();
+    const __m512i bit = _mm512_set1_epi32(static_cast<int32_t>(kBit[c]));
     UNROLL for (int j = 0; j < kWide; ++j) {
-      const __m512 v = kWide == 1 ? _mm512_maskz_loadu_ps(used, x) : _mm512_loadu_ps(x + 16 * j);
+      const __m512 v = j == kWide - 1 ? _mm512_maskz_loadu_ps(used, x + 16 * j) : _mm512_loadu_ps(x + 16 * j);
       words[j] = _mm512_mask_or_epi32(words[j], _mm512_cmp_ps_mask(v, limit, _CMP_LT_OQ), words[j], bit);
     }
   }
+  uint8_t* out = p.out + pixel * p.pixel + channel / 8;
+  UNROLL for (int j = 0; j < kWide; ++j)
+    store_words(words[j], at_most(count - 16 * j, 16), (depth + 7) / 8, out + 16 * j * p.pixel, p.pixel);
 }
 
-// Several vectors of pixels at a time: more bytes of each plane of the image in one go.
-template <int kWide>
-INLINE int64_t pack_pixels(const PackSigns& p, int64_t pixel, int64_t c, int64_t depth) {
-  const float* limits = p.thresholds != nullptr ? p.thresholds + c : nullptr;
-  for (; p.pixels - pixel >= (kWide == 1 ? 1 : 16 * kWide); pixel += 16 * kWide) {
-    const int64_t count = at_most(p.pixels - pixel, 16 * kWide);
-    __m512i words[kWide];
-    sign_words<kWide>(p.x + c * p.channel_step + pixel, p.channel_step, depth, limits, first(count), words);
-    uint8_t* out = p.out + pixel * p.pixel + c / 8;
-    UNROLL for (int j = 0; j < kWide; ++j)
-      store_words(words[j], kWide == 1 ? count : 16, (depth + 7) / 8, out + 16 * j * p.pixel, p.pixel);
+template <bool kThresholds>
+void pack_signs_of(const PackSigns& p) {
+  for (int64_t c = 0; c < p.channels; c += 32) {
+    const int64_t depth = at_most(p.channels - c, 32);
+    for (int64_t pixel = 0; pixel < p.pixels; pixel += 64) {
+      const int64_t count = at_most(p.pixels - pixel, 64);
+      if (count > 48) pack_pixels<4, kThresholds>(p, pixel, count, c, depth);
+      else if (count > 32) pack_pixels<3, kThresholds>(p, pixel, count, c, depth);
+      else if (count > 16) pack_pixels<2, kThresholds>(p, pixel, count, c, depth);
+      else pack_pixels<1, kThresholds>(p, pixel, count, c, depth);
+    }
   }
-  return pixel;
 }
 
 template <bool kSub, bool kDiv>
@@ -205,12 +216,7 @@ namespace avx512 {
 
 void pack_signs(const PackSigns& p) {
   if (p.pixels == 1 && p.channel_step == 1) return signs_of_pixel(p);
-  for (int64_t c = 0; c < p.channels; c += 32) {
-    const int64_t depth = at_most(p.channels - c, 32);
-    int64_t pixel = pack_pixels<4>(p, 0, c, depth);
-    pixel = pack_pixels<2>(p, pixel, c, depth);
-    pack_pixels<1>(p, pixel, c, depth);
-  }
+  p.thresholds != nullptr ? pack_signs_of<true>(p) : pack_signs_of<false>(p);
 }
 
 void pack_codes(const PackCodes& p) {
