@@ -18,7 +18,7 @@ import robustlab as rl
 from robustlab.compress.freeze import FrozenLayer, LayerScheme
 from robustlab.compress.structure import replace
 from robustlab.core.errors import ArgumentError
-from robustlab.deploy import PackedLayer, fingerprint
+from robustlab.deploy import PackedLayer, fingerprint, simulated_twin
 from robustlab.kernels import ActivationSpec, ConvGeometry, available, use_backend
 from robustlab.models import ModelInfo, build, set_info
 
@@ -155,19 +155,42 @@ def test_scales_that_the_unit_does_not_divide_are_refused() -> None:
     PackedLayer(codes, torch.tensor([3 * 2.0**-149]), None, LayerScheme(2, ActivationSpec(1.0, 0, 8), None))
 
 
-def test_files_hold_half_integers(tmp_path: Path) -> None:
-    arguments = {"classes": 5, "widths": [8], "blocks": [1]}
+def half_integer_model(weight_bits: int, bits: int) -> nn.Module:
+    """A residual network on odd lattices, as DoReFa's: every level is a half-integer times its scale."""
+    arguments = {"classes": 5, "widths": [8, 12], "blocks": [1, 1]}
     model = build("robustlab:signs_resnet", arguments)
-    spec, generator = ActivationSpec(0.02, 7.5, 4), torch.Generator().manual_seed(0)
+    generator, half = torch.Generator().manual_seed(0), 2 ** (weight_bits - 1)
+    spec = ActivationSpec(4 / 2**bits, (2**bits - 1) / 2, bits)
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Conv2d):
-            geometry = ConvGeometry(layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
-            codes = torch.randint(-4, 4, layer.weight.shape, generator=generator)
-            scheme = LayerScheme(3, spec, geometry, -0.5)
-            replace(model, name, PackedLayer(codes, torch.full((8,), 0.01), None, scheme).eval())
-    set_info(model, ModelInfo("half", "robustlab:signs_resnet", arguments, input_size=(16, 16)))
-    again = rl.load(rl.save(model.eval(), tmp_path / "half.safetensors"))
-    x = torch.rand(3, 3, 16, 16, generator=generator)
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            geometry = None
+            if isinstance(layer, nn.Conv2d):
+                geometry = ConvGeometry(layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
+            codes = torch.randint(-half, half, layer.weight.shape, generator=generator)
+            scale = torch.rand(len(codes), generator=generator) / (half * 2**bits)
+            replace(model, name, PackedLayer(codes, scale, None, LayerScheme(weight_bits, spec, geometry, -0.5)).eval())
+    return set_info(model.eval(), ModelInfo("half", "robustlab:signs_resnet", arguments, input_size=(16, 16)))
+
+
+@pytest.mark.parametrize(("weight_bits", "bits"), [(2, 2), (3, 4), (8, 8), (4, 1)])
+def test_optimized_models_keep_half_integers(weight_bits: int, bits: int) -> None:
+    model = half_integer_model(weight_bits, bits)
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    optimized = rl.optimize(model)
+    for name in available():
+        with torch.no_grad(), use_backend(name):
+            assert torch.equal(optimized(x), model(x)), name
+    assert optimized.report().segments
+    with torch.no_grad():
+        twin = simulated_twin(model)
+        assert twin is not None
+        assert torch.equal(twin(x), model(x))
+
+
+def test_files_hold_half_integers(tmp_path: Path) -> None:
+    model = half_integer_model(3, 4)
+    again = rl.load(rl.save(model, tmp_path / "half.safetensors"))
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(again(x), model(x))
     assert fingerprint(again) == fingerprint(model)
