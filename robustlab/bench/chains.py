@@ -11,11 +11,11 @@ from torch import Tensor
 from robustlab.bench.layers import SAME, QuantizedLayer
 from robustlab.bench.shapes import ConvCase, Operands
 from robustlab.bench.tasks import Sample, wall
-from robustlab.kernels import PackedWeight
+from robustlab.kernels import ConvGeometry, PackedWeight, pack_weight
 from robustlab.kernels.program import ProgramBuilder, Scale, Store, StoreBelow, StoreCodes
 
-LENGTH = 8
-"""How many layers more the longer program has."""
+BITS_LENGTH, CODES_LENGTH = 6, 2
+"""How many layers more the longer program has: short enough that other programs leave some runs alone."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ Repeat = Callable[[ProgramBuilder, int, int], int]
 """Adds a number of layers behind an input and returns the last value."""
 
 
-def _chain(case: ConvCase, x: Tensor, expected: Tensor, layers: Repeat) -> Chain:
+def _chain(case: ConvCase, x: Tensor, expected: Tensor, layers: Repeat, more: int) -> Chain:
     def program(length: int) -> Callable[[], Tensor]:
         builder = ProgramBuilder()
         start = builder.input(case.channels, case.size, case.size)
@@ -42,8 +42,8 @@ def _chain(case: ConvCase, x: Tensor, expected: Tensor, layers: Repeat) -> Chain
         built = builder.build()
         return lambda: built.run([x])[0]
 
-    once, many = program(1), program(1 + LENGTH)
-    return Chain(wall(once), wall(many), LENGTH, once(), expected)
+    once, many = program(1), program(1 + more)
+    return Chain(wall(once), wall(many), more, once(), expected)
 
 
 def bits_chain(case: ConvCase, values: Operands, weight: PackedWeight) -> Chain:
@@ -58,7 +58,7 @@ def bits_chain(case: ConvCase, values: Operands, weight: PackedWeight) -> Chain:
         return value
 
     expected = torch.where(values.exact < threshold[:, None, None], -1.0, 1.0).float()
-    return _chain(case, values.x, expected, layers)
+    return _chain(case, values.x, expected, layers, BITS_LENGTH)
 
 
 def codes_chain(case: ConvCase, layer: QuantizedLayer) -> Chain:
@@ -74,13 +74,17 @@ def codes_chain(case: ConvCase, layer: QuantizedLayer) -> Chain:
         return value
 
     expected = torch.round(layer.values.exact * scale).clamp(0, top).float()
-    return _chain(case, layer.values.x, expected, layers)
+    return _chain(case, layer.values.x, expected, layers, CODES_LENGTH)
 
 
 def packing_chain(case: ConvCase, values: Operands) -> Chain:
-    """Float images to sign bits, again and again from the same image."""
+    """Float images to sign bits, again and again from the same image; something small reads each of them."""
+    weight = pack_weight(torch.ones((1, case.channels, 1, 1), dtype=torch.int8), 1)
+    one_pixel = ConvGeometry(stride=(case.size, case.size))
+    store = StoreBelow(torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.bool))
 
     def layers(builder: ProgramBuilder, start: int, length: int) -> int:
-        return [builder.pack(start) for _ in range(length)][-1]
+        return builder.concat([builder.conv(builder.pack(start), weight, one_pixel, [store])[0] for _ in range(length)])
 
-    return _chain(case, values.x, values.x, layers)
+    corner = values.x[:, :, :1, :1].sum(1, keepdim=True)
+    return _chain(case, values.x, torch.where(corner < 0, -1.0, 1.0), layers, BITS_LENGTH)
