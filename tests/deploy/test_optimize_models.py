@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import robustlab as rl
 from robustlab.deploy import OptimizedModel, optimize
+from robustlab.deploy.graph.plan import Plan, ProgramCall
 from robustlab.kernels import available, use_backend
 from robustlab.models import BUNDLED, build
 from robustlab.models.blocks import ChannelBias, Normalize, ShiftedPReLU
@@ -177,7 +178,12 @@ class Vgg(nn.Module):
 
 def test_a_plain_binary_network_keeps_bits_between_its_layers() -> None:
     model = deployed(Vgg(), 1, 1, 16)
-    check_equal(model, 16)
+    optimized = check_equal(model, 16)
+    (plan, *_) = optimized._plans.values()
+    assert isinstance(plan, Plan)
+    first = next(step.function for step in plan._steps if isinstance(step.function, ProgramCall))
+    kinds = [value.kind for value in first._program.values]
+    assert kinds.count("float") == 3, "the images, and the last convolution before and after its pool"
     check_gradient(model, 16)
 
 

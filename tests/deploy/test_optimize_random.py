@@ -133,8 +133,9 @@ class _Maker:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.schemes = self.pick([(1, 0)], SCHEMES)
+        self.chained = self.pick(True, False, False)
         self.generator = torch.Generator().manual_seed(seed)
-        self.shapes: list[Shape] = [(self.pick(3, 8, 16, 20), *self.pick((8, 8), (9, 6), (4, 4)))]
+        self.shapes: list[Shape] = [(self.pick(3, 8, 16, 20), *self.pick((8, 8), (9, 6), (4, 4), (17, 16)))]
         self.modules: list[nn.Module] = []
         self.wiring: list[tuple[int, ...]] = []
 
@@ -149,6 +150,8 @@ class _Maker:
     def step(self) -> None:
         source = max(0, len(self.shapes) - 1 - self.pick(0, 0, 0, 1, 2, 5))
         kinds = [self.conv] * 3 + [self.steps] * 3 + [self.sum] * 2 + [self.pool, self.cat, self.shortcut, self.torch]
+        if self.chained:
+            source, kinds = len(self.shapes) - 1, [self.conv] * 3 + [self.steps] * 3 + [self.pool] * 2
         self.pick(*kinds)(source, *self.shapes[source])
 
     def conv(self, source: int, c: int, h: int, w: int) -> None:

@@ -13,6 +13,8 @@ from robustlab.deploy.graph.needs import (
     FLOAT,
     SIGNS,
     Form,
+    Needs,
+    PooledSigns,
     accumulator_bound,
     find_bounds,
     find_needs,
@@ -29,10 +31,12 @@ from robustlab.kernels.program import (
     Add,
     AddValue,
     Div,
+    Mul,
     Program,
     ProgramBuilder,
     Step,
     Store,
+    StoreBelow,
     StoreCodes,
     StoreSigns,
     Sub,
@@ -40,6 +44,7 @@ from robustlab.kernels.program import (
 
 Item = Step | AddStored | fx.Node
 AddNode = Callable[[list[Step]], tuple[int, ...]]
+Made = dict[tuple[fx.Node, Form], Step]
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,13 @@ def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 class _Emitter:
-    def __init__(self, lowered: Lowered, bounds: dict[fx.Node, float], needs: dict[fx.Node, set[Form]]) -> None:
+    def __init__(self, lowered: Lowered, bounds: dict[fx.Node, float], needs: Needs) -> None:
         self.builder = ProgramBuilder()
         self.handles: dict[tuple[fx.Node, Form], int] = {}
         self._lowered = lowered
         self._bounds = bounds
-        self._needs = needs
+        self._needs = needs.forms
+        self._pooled = needs.pooled
 
     def emit(self, chain: Chain) -> None:
         """Add the nodes that make every needed form of a chain's values."""
@@ -153,9 +159,10 @@ class _Emitter:
         compared, left = self._compared(root, live)
         self._run(left, lambda steps: self.builder.conv(handle, weight, geometry, steps), compared)
 
-    def _compared(self, root: Conv, live: Sequence[Item]) -> tuple[list[tuple[fx.Node, Step]], Sequence[Item]]:
+    def _compared(self, root: Conv, live: Sequence[Item]) -> tuple[Made, Sequence[Item]]:
         """Signs that a comparison of the accumulator gives, and the items that are left to run on floats."""
-        compared: list[tuple[fx.Node, Step]] = []
+        compared: Made = {}
+        channels, bound = root.layer.shape[0], accumulator_bound(root.layer)
         steps: list[Step] = []
         last = 0
         for index, item in enumerate(live):
@@ -165,17 +172,28 @@ class _Emitter:
                     break
                 steps.append(item)
                 continue
-            forms = self._needs[item]
-            if SIGNS in forms and self._bounds[item] < inf:
-                bound = accumulator_bound(root.layer)
-                compared.append((item, threshold(steps, root.layer.shape[0], bound)))
-                forms = forms - {SIGNS}
-            if forms:
+            left = set(self._needs[item])
+            for form in _sorted(left):
+                if isinstance(form, PooledSigns):
+                    found = threshold([*steps, *form.steps], channels, bound)
+                    compared[item, form] = StoreBelow(found.threshold, found.flip ^ form.falls)
+                    left.remove(form)
+                elif form == SIGNS and self._bounds[item] < inf:
+                    compared[item, form] = threshold(steps, channels, bound)
+                    left.remove(form)
+            if left:
                 last = index + 1
         return compared, live[:last]
 
     def _pool(self, chain: Chain, root: Pool, live: Sequence[Item]) -> None:
         place = (root.kind, root.kernel, root.stride, root.padding)
+        signs = self._pooled.get(chain)
+        if signs is not None:
+            (value,) = (item for item in live[-1:] if isinstance(item, fx.Node))
+            back: list[Step] = [Mul(1.0 - 2.0 * signs.falls)] if bool(signs.falls.any()) else []
+            source = self.handles[root.source, signs]
+            (self.handles[value, SIGNS],) = self.builder.pool(source, *place, [*back, StoreSigns()])
+            return
         if not passes_forms_on(chain, self._needs, self._bounds):
             handle = self.handles[root.source, FLOAT]
             self._run(live, lambda steps: self.builder.pool(handle, *place, steps))
@@ -187,10 +205,10 @@ class _Emitter:
             same = replace(form, scale=1.0) if isinstance(form, ActivationSpec) else form
             (self.handles[value, form],) = self.builder.pool(source, *place, [_store(same)])
 
-    def _run(self, items: Sequence[Item], add: AddNode, compared: Sequence[tuple[fx.Node, Step]] = ()) -> None:
+    def _run(self, items: Sequence[Item], add: AddNode, compared: Made | None = None) -> None:
         """Add a node whose steps are `compared` and then `items`, and note what its stores make."""
-        steps: list[Step] = [step for _, step in compared]
-        made: list[tuple[fx.Node, Form]] = [(value, SIGNS) for value, _ in compared]
+        steps: list[Step] = list((compared or {}).values())
+        made: list[tuple[fx.Node, Form]] = list(compared or {})
         for item in items:
             if isinstance(item, fx.Node):
                 forms = [form for form in _sorted(self._needs[item]) if (item, form) not in made]

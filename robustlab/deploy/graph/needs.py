@@ -2,24 +2,41 @@
 
 A value is stored as floats, as the signs a binary layer reads, or as the codes of one quantizer. Maxima commute with
 signs and quantizers (both never fall), so a max pool passes the forms it is asked for on to its source; with codes
-only where no value can be NaN, which a pool keeps and a quantizer does not.
+only where no value can be NaN, which a pool keeps and a quantizer does not. Where monotone steps stand between the
+pool of a layer and a sign, as in convolution, pool, batch norm, sign, that sign is taken before the pool.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from math import inf, prod
 
 from torch import Tensor, fx
 
 from robustlab.deploy.graph.chains import AddStored, Chain, Input, Load, Lowered
 from robustlab.deploy.graph.operations import Concat, Conv, Pool, Subsample
+from robustlab.deploy.graph.thresholds import falling, is_monotone
 from robustlab.deploy.packed import PackedLayer
 from robustlab.kernels import ActivationSpec
 from robustlab.kernels.program import Add, AddAll, Clamp, Div, DivAll, Mul, MulAll, Prelu, Relu, Scale, Step, Sub
 from robustlab.kernels.spec import largest_weight
 
-Form = str | ActivationSpec
-"""``float``, ``signs``, or the quantizer of codes."""
+
+@dataclass(frozen=True, eq=False)
+class PooledSigns:
+    """The bits of a value whose pooled maximum gives the signs of ``steps(max)``.
+
+    falls: channels in which the steps fall. There the sign of the maximum is the smallest of all signs, so both the
+    bits and what the pool makes of them are flipped. place: the chain of the pool.
+    """
+
+    place: int
+    steps: tuple[Step, ...] = field(repr=False)
+    falls: Tensor = field(repr=False)
+
+
+Form = str | ActivationSpec | PooledSigns
+"""``float``, ``signs``, the quantizer of codes, or what a pool makes signs of."""
 FLOAT: Form = "float"
 SIGNS: Form = "signs"
 
@@ -38,10 +55,17 @@ def accumulator_bound(layer: PackedLayer) -> int:
     return prod(layer.shape[1:]) * activation * largest_weight(scheme.weight_bits, scheme.weight_zero_point)
 
 
-def find_needs(
-    lowered: Lowered, outputs: tuple[fx.Node, ...], bounds: dict[fx.Node, float]
-) -> dict[fx.Node, set[Form]]:
-    """The forms in which every value must be stored; `outputs` are needed as floats."""
+@dataclass(frozen=True)
+class Needs:
+    """The forms in which every value must be stored, and the pools that run on `PooledSigns`."""
+
+    forms: dict[fx.Node, set[Form]]
+    pooled: dict[Chain, PooledSigns]
+
+
+def find_needs(lowered: Lowered, outputs: tuple[fx.Node, ...], bounds: dict[fx.Node, float]) -> Needs:
+    """What must be stored, where `outputs` are needed as floats."""
+    pooled: dict[Chain, PooledSigns] = {}
     needs: dict[fx.Node, set[Form]] = {value: set() for value in lowered.home}
     for node in outputs:
         needs[lowered.value(node)].add(FLOAT)
@@ -60,9 +84,30 @@ def find_needs(
                 needs[part] |= needs[chain.values[0]]
         elif isinstance(root, Pool) and passes_forms_on(chain, needs, bounds):
             needs[root.source] |= needs[chain.values[0]]
+        elif (form := _pooled_signs(chain, lowered, needs, bounds)) is not None:
+            pooled[chain] = form
+            needs[root.source].add(form)
         else:
             needs[root.source].add(FLOAT)
-    return needs
+    return Needs(needs, pooled)
+
+
+def _pooled_signs(
+    chain: Chain, lowered: Lowered, needs: dict[fx.Node, set[Form]], bounds: dict[fx.Node, float]
+) -> PooledSigns | None:
+    """The form a max pool of a layer reads if all that is asked for are signs behind monotone steps."""
+    root, (*steps, value) = chain.root, live_items(chain, needs)
+    if not isinstance(root, Pool) or root.kind != "max" or not isinstance(value, fx.Node) or needs[value] != {SIGNS}:
+        return None
+    home = lowered.home[root.source]
+    before = home.items[: home.items.index(root.source)]
+    through = [item for item in (*before, *steps) if not isinstance(item, fx.Node)]
+    if not isinstance(home.root, Conv) or bounds[value] == inf or not all(is_monotone(step) for step in through):
+        return None
+    behind = tuple(step for step in steps if isinstance(step, Step))
+    if any(isinstance(step, fx.Node) and needs[step] for step in steps):
+        return None
+    return PooledSigns(lowered.chains.index(chain), behind, falling(behind, home.root.layer.shape[0]))
 
 
 def live_items(chain: Chain, needs: dict[fx.Node, set[Form]]) -> list[Step | AddStored | fx.Node]:

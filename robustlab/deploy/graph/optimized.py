@@ -37,7 +37,7 @@ class OptimizedModel(nn.Module):
     The programs run in evaluation mode on contiguous float32 images on the CPU when no gradient is wanted. In any
     other case `original` runs, so gradients are those of its surrogate. Programs are made at the first images of a
     size and share the packed weights of `original`; its constants are copied, so after changing tensors of `original`
-    in place call `refresh`. Hooks on modules that are fused do not run.
+    in place, or replacing them, call `refresh`. Hooks on modules that are fused do not run.
     """
 
     def __init__(self, original: nn.Module) -> None:
@@ -45,6 +45,7 @@ class OptimizedModel(nn.Module):
         self.original = original
         self.training = original.training
         self._traced: Traced | None = None
+        self._learned: list[nn.Parameter] | None = None
         self._plans: OrderedDict[tuple[int, ...], Plan | FusionReport] = OrderedDict()
         self._lock = Lock()
         info = info_of(original)
@@ -54,7 +55,7 @@ class OptimizedModel(nn.Module):
     def refresh(self) -> None:
         """Forget all programs; they are made anew when they are needed."""
         with self._lock:
-            self._traced = None
+            self._traced, self._learned = None, None
             self._plans = OrderedDict()
 
     def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -83,13 +84,15 @@ class OptimizedModel(nn.Module):
             and images.ndim == 4
             and images.is_contiguous()
             and not self.training
-            and not self.original.training
+            and not self._modules["original"].training  # type: ignore[union-attr]
             and not torch.is_autocast_enabled("cpu")
             and not (torch.is_grad_enabled() and (images.requires_grad or self._wants_gradients()))
         )
 
     def _wants_gradients(self) -> bool:
-        return any(parameter.requires_grad for parameter in self.original.parameters())
+        if self._learned is None:
+            self._learned = list(self.original.parameters())
+        return any(parameter.requires_grad for parameter in self._learned)
 
     def _plan(self, image: tuple[int, ...]) -> Plan | FusionReport:
         with self._lock:
@@ -131,13 +134,13 @@ class OptimizedModel(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for name in ("_traced", "_plans", "_lock"):
+        for name in ("_traced", "_learned", "_plans", "_lock"):
             del state[name]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._traced, self._plans, self._lock = None, OrderedDict(), Lock()
+        self._traced, self._learned, self._plans, self._lock = None, None, OrderedDict(), Lock()
 
     def extra_repr(self) -> str:
         """The report for the images seen last."""

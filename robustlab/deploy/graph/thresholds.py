@@ -36,6 +36,17 @@ def is_monotone(step: object) -> bool:
     return isinstance(step, _MONOTONE) or (isinstance(step, Prelu) and bool((step.a >= 0).all()))
 
 
+def falling(steps: Sequence[Step], channels: int) -> Tensor:
+    """Channels, bool (C,), in which monotone steps fall. One that is constant there counts as rising or falling."""
+    falls = torch.zeros(channels, dtype=torch.bool)
+    for step in steps:
+        if isinstance(step, (Scale, Mul, Div)):
+            falls = falls ^ (step.a < 0)
+        elif isinstance(step, (MulAll, DivAll)) and step.number < 0:
+            falls = ~falls
+    return falls
+
+
 def threshold(steps: Sequence[Step], channels: int, bound: int) -> StoreBelow:
     """The comparison that equals ``steps(acc) < 0`` for every acc in [-bound, bound], in each channel.
 
