@@ -1,11 +1,8 @@
 // Depthwise products: one channel per lane, so images and weights are read as they lie.
 #include <immintrin.h>
 
-#include <cstring>
-
+#include "bytes.h"
 #include "products.h"
-
-#define INLINE __attribute__((always_inline)) inline
 
 namespace robustlab {
 namespace {
@@ -17,21 +14,6 @@ INLINE __m256i signed_words(const uint8_t* p) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 INLINE void store(int32_t* out, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), v); }
-
-// Channels whose differing bits are counted in bytes: bit i of the word is byte i.
-INLINE __m256i bit_bytes(uint32_t word) {
-  const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1,
-                                          2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
-  const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
-  const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int32_t>(word)), spread);
-  return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
-}
-
-INLINE uint32_t load32(const uint8_t* p) {
-  uint32_t value;
-  std::memcpy(&value, p, 4);
-  return value;
-}
 
 // Sums of 16 channels of a pixel. The products of two taps, at most 2^15 each, are added in 32 bits.
 INLINE void codes_of_pixel(const Depthwise& d, const uint8_t* pixel, const uint8_t* weights, int32_t* out) {

@@ -1,7 +1,6 @@
 #include "../generic/pack.h"
 #include "../generic/steps.h"
 #include "../generic/threshold.h"
-#include "../generic/unpack.h"
 #include "lanes.h"
 #include "products.h"
 
@@ -22,7 +21,7 @@ const KernelTable& avx2_kernels() {
                                     0.9,
                                     pack_signs<Kernels>,
                                     pack_codes<Kernels>,
-                                    unpack_codes,
+                                    avx2::unpack_codes,
                                     avx2::bits_product,
                                     avx2::codes_product,
                                     bits_threshold<Kernels>,

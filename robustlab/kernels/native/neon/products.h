@@ -1,4 +1,4 @@
-// The products of the NEON table.
+// The products of the NEON table, and their weights.
 #pragma once
 
 #include "../kernels.h"
@@ -10,6 +10,7 @@ void bits_product(const Windows& windows, const Panels& panels, int32_t* out, in
 void codes_product(const Windows& windows, const Panels& panels, int32_t* out, int64_t step);
 void depthwise_codes(const Depthwise& d, int32_t* out, int64_t step);
 void depthwise_bits(const Depthwise& d, int32_t* out, int64_t step);
+void unpack_codes(const uint8_t* packed, int bits, int64_t steps, int factor, int offset, uint8_t* out);
 
 }  // namespace neon
 }  // namespace robustlab

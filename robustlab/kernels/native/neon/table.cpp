@@ -1,7 +1,6 @@
 #include "../generic/pack.h"
 #include "../generic/steps.h"
 #include "../generic/threshold.h"
-#include "../generic/unpack.h"
 #include "lanes.h"
 #include "products.h"
 
@@ -22,7 +21,7 @@ const KernelTable& neon_kernels() {
                                     4.0,
                                     pack_signs<Kernels>,
                                     pack_codes<Kernels>,
-                                    unpack_codes,
+                                    neon::unpack_codes,
                                     neon::bits_product,
                                     neon::codes_product,
                                     bits_threshold<Kernels>,

@@ -2,8 +2,8 @@
 #include "../generic/pack.h"
 #include "../generic/steps.h"
 #include "../generic/threshold.h"
-#include "../generic/unpack.h"
 #include "products.h"
+#include "unpack.h"
 
 namespace robustlab {
 namespace {

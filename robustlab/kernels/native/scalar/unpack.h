@@ -1,7 +1,7 @@
 // Weights of 1..8 bits to bytes.
 #pragma once
 
-#include "lanes.h"
+#include "../generic/lanes.h"
 
 namespace robustlab {
 namespace {
