@@ -62,8 +62,9 @@ void place_steps(const Grid& grid, int64_t begin, int64_t count, std::vector<Ste
     Step& step = placed[static_cast<size_t>(i)];
     int64_t* at = places + i * kBlockRows;
     if (plan.place == StepPlan::Place::kImage) {
-      row_places(grid.space, plan.layout, plan.map, begin, count, at);
-      step.at = at;
+      const Places found = find_places(grid.space, plan.layout, plan.map, plan.table, begin, count, at);
+      step.at = found.at;
+      step.image += found.base;
     } else if (plan.place == StepPlan::Place::kPlanar) {
       int64_t image = begin / pixels, pixel = begin % pixels;
       for (int64_t r = 0; r < count; pixel = 0, ++image) {
@@ -147,6 +148,22 @@ void row_places(const RowSpace& space, const ImageLayout& layout, const PixelMap
       ++image;
     }
   }
+}
+
+Places find_places(const RowSpace& space, const ImageLayout& layout, const PixelMap& map, const int64_t* table,
+                   int64_t begin, int64_t count, int64_t* room) {
+  if (table == nullptr) {
+    row_places(space, layout, map, begin, count, room);
+    return {room, 0};
+  }
+  const int64_t pixels = space.pixels();
+  int64_t image = begin / pixels, pixel = begin % pixels;
+  if (pixel + count <= pixels) return {table + pixel, image * layout.image_bytes()};
+  for (int64_t r = 0; r < count; pixel = 0, ++image) {
+    const int64_t stop = std::min(count, r + pixels - pixel), base = image * layout.image_bytes();
+    for (; r < stop; ++r, ++pixel) room[r] = base + table[pixel];
+  }
+  return {room, 0};
 }
 
 void run_blocks(const KernelTable& kernels, int threads, const RowSpace& space, int64_t channels,

@@ -29,6 +29,7 @@ struct StepPlan {
   enum class Place { kNone, kImage, kPlanar } place = Place::kNone;
   ImageLayout layout{};        // kImage
   PixelMap map{};              // kImage
+  const int64_t* table = nullptr;     // kImage: row_places() of one image, or null: worked out for every block
   int64_t image_bytes = 0;     // kPlanar: from one image to the next; step.plane is height * width * 4
   const float* per_image = nullptr;   // kMulRow: one factor an image, ...
   const float* per_pixel = nullptr;   // ... or one for each output pixel
@@ -52,6 +53,16 @@ struct Producer {
 // Byte offsets of the pixels of rows [begin, begin + count) in images of `layout`.
 void row_places(const RowSpace& space, const ImageLayout& layout, const PixelMap& map, int64_t begin, int64_t count,
                 int64_t* at);
+
+// The same from a table for one image, if there is one. They are relative to byte `base` of the images, and lie in the
+// table or in `room`, which has room for `count`.
+constexpr int64_t kMostTablePixels = 4096;   // tables of larger images would push values out of the cache
+struct Places {
+  const int64_t* at;
+  int64_t base;
+};
+Places find_places(const RowSpace& space, const ImageLayout& layout, const PixelMap& map, const int64_t* table,
+                   int64_t begin, int64_t count, int64_t* room);
 
 // Every row and channel once. `producer` may be null: then the first step loads.
 void run_blocks(const KernelTable& kernels, int threads, const RowSpace& space, int64_t channels,

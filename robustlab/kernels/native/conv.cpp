@@ -15,6 +15,7 @@ struct ConvConstants {
   Runs runs{};
   std::vector<int64_t> offsets;      // Windows::offsets
   std::optional<Borders> borders;    // where the base differs along them
+  std::vector<int64_t> starts;       // of the windows of one image, or empty
   int64_t step = 0;                  // outputs, in whole panels
   std::vector<int32_t> base;         // [pattern][step], see base.h
   std::vector<int32_t> sum_factor;   // [step], or empty
@@ -91,9 +92,10 @@ struct Plan {
   }
 
   void windows_of(int64_t begin, int64_t count, int64_t* starts, Windows& windows) const {
-    row_places(space, layout, window, begin, count, starts);
-    windows = {images,     starts,     count,     constants.offsets.data(), runs.count,
-               runs.words, runs.tail,  layout.plane_bytes()};
+    const int64_t* table = constants.starts.empty() ? nullptr : constants.starts.data();
+    const Places found = find_places(space, layout, window, table, begin, count, starts);
+    windows = {images + found.base, found.at,  count,  constants.offsets.data(), runs.count, runs.words, runs.tail,
+               layout.plane_bytes()};
   }
 
   void produce_depthwise(const Windows& windows, int64_t channel, int64_t width, int32_t* values, int64_t step) const {
@@ -126,8 +128,9 @@ struct Plan {
     const int64_t outputs = g.group_outputs(), of_group = group_panels(g);
     Panels part = weights.panels;
     part.count = of_group;
+    const uint8_t* first_group = windows.image;
     for (int64_t group = 0; group < g.groups; ++group) {
-      windows.image = images + group * runs.unit;
+      windows.image = first_group + group * runs.unit;
       part.data = weights.panels.data + group * of_group * part.bytes;
       if (outputs % kLanes == 0) {
         product(windows, part, values + group * outputs, step);
@@ -160,7 +163,7 @@ struct Plan {
     for (int64_t r = 0; r < count; ++r) {
       uint32_t sum = 0;
       for (const int64_t offset : constants.offsets) {
-        const uint8_t* run = images + starts[r] + offset;
+        const uint8_t* run = windows.image + windows.starts[r] + offset;
         for (int64_t i = 0; i < bytes; ++i) sum += run[i];
       }
       out[r] = static_cast<int32_t>(sum);
@@ -248,6 +251,7 @@ void describe(const ConvLayer& layer, const ImageLayout& layout, ConvConstants& 
   c.step = round_up(layer.geometry.outputs, kLanes);
   c.borders.reset();
   if (has_patterns(layer)) c.borders.emplace(layer.geometry, layout.height, layout.width);
+  c.starts.clear();
 }
 
 void fill_constants(const Plan& plan, std::vector<StepPlan>& steps, ConvConstants& c) {
@@ -316,6 +320,10 @@ KeptConvConstants conv_constants(const KernelTable& kernels, const ConvLayer& la
   Plan plan(kernels, layer, *constants, nullptr, layout, 1);
   prepare_weights(plan, 1);
   fill_constants(plan, steps, *constants);
+  if (plan.space.pixels() <= kMostTablePixels) {
+    constants->starts.resize(static_cast<size_t>(plan.space.pixels()));
+    row_places(plan.space, layout, plan.window, 0, plan.space.pixels(), constants->starts.data());
+  }
   return constants;
 }
 

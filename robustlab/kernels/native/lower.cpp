@@ -264,6 +264,18 @@ class Lowering {
     emit(std::move(made));
   }
 
+  // Where the pixels of one image lie; steps of one instruction often have one table in common.
+  const int64_t* table(const RowSpace& space, const StepPlan& plan) {
+    const int64_t pixels = space.pixels();
+    if (pixels > kMostTablePixels) return nullptr;
+    std::vector<int64_t> places(static_cast<size_t>(pixels));
+    row_places(space, plan.layout, plan.map, 0, pixels, places.data());
+    for (auto known = out_.tables.rbegin(); known != out_.tables.rend() && known - out_.tables.rbegin() < 8; ++known)
+      if (*known == places) return known->data();
+    out_.tables.push_back(std::move(places));
+    return out_.tables.back().data();
+  }
+
   // What can be known once all images are: layouts in steps, and where images lie.
   void settle() {
     std::vector<Lifetime> lifetimes(images_.size(), {0, 0, -1});
@@ -275,6 +287,7 @@ class Lowering {
         if (plan.place != StepPlan::Place::kImage) continue;
         plan.layout = images_[static_cast<size_t>(made.sources[s].image)].layout;
         plan.step.plane = plan.layout.plane_bytes();
+        plan.table = table({1, made.height, made.width}, plan);
       }
       if (made.run == run_convolution) {
         // with the fastest kernels; the constants are the same for all
