@@ -107,8 +107,8 @@ INLINE void join_words(const uint8_t* pixel, const uint8_t* weights, uint32_t ta
 }
 
 // Counts of one row and one panel, one plane of each. A run is some groups of four words and Rest more, the last of
-// them with the tail if it has one.
-template <class Join, int Rest, bool Tail>
+// them with the tail if it has one. Short: a byte holds all the carries.
+template <class Join, int Rest, bool Tail, bool Short>
 INLINE void count_bits(const Windows& windows, const uint8_t* pixel, const uint8_t* weights, __m256i (&counts)[kHalves]) {
   Counter c[kHalves];
   for (int n = 0; n < kHalves; ++n) c[n].clear();
@@ -120,7 +120,11 @@ INLINE void count_bits(const Windows& windows, const uint8_t* pixel, const uint8
   };
   for (int64_t run = 0; run < windows.runs; ++run) {
     const uint8_t* at = pixel + windows.offsets[run];
-    for (int64_t left = whole; left > 0;) {
+    if (Short) {
+      for (int64_t k = 0; k < whole; ++k, weights += 4 * kPanelWordBytes, at += 16)
+        join_words<Join, 4, false>(at, weights, 0, c);
+    }
+    for (int64_t left = Short ? 0 : whole; left > 0;) {
       const int64_t some = left < room ? left : room;
       const uint8_t* end = weights + some * 4 * kPanelWordBytes;
       do {
@@ -135,7 +139,7 @@ INLINE void count_bits(const Windows& windows, const uint8_t* pixel, const uint8
     if (Rest == 0) continue;
     join_words<Join, Rest == 0 ? 1 : Rest, Tail>(at, weights, windows.tail, c);
     weights += Rest * kPanelWordBytes;
-    if (--room == 0) flush();
+    if (!Short && --room == 0) flush();
   }
   for (int n = 0; n < kHalves; ++n) counts[n] = c[n].result();
 }
@@ -155,7 +159,7 @@ void product_of_planes(const Windows& windows, const Panels& panels, int64_t pan
       for (int j = 0; j < panels.activation_planes; ++j) {
         const uint8_t* pixel = windows.image + windows.starts[row] + j * windows.plane;
         __m256i counts[kHalves];
-        count_bits<Join, Rest, Tail>(windows, pixel, weights, counts);
+        count_bits<Join, Rest, Tail, false>(windows, pixel, weights, counts);
         const __m128i shift = _mm_cvtsi32_si128(i + j);
         for (int n = 0; n < kHalves; ++n) {
           const __m256i term = _mm256_sll_epi32(counts[n], shift);
@@ -167,20 +171,24 @@ void product_of_planes(const Windows& windows, const Panels& panels, int64_t pan
   }
 }
 
+template <class Join, int Rest, bool Tail, bool Short>
+void product_of_bits(const Windows& windows, const uint8_t* weights, int32_t* out, int64_t step) {
+  for (int64_t row = 0; row < windows.count; ++row) {
+    __m256i counts[kHalves];
+    count_bits<Join, Rest, Tail, Short>(windows, windows.image + windows.starts[row], weights, counts);
+    store(out + row * step, counts);
+  }
+}
+
 template <class Join, int Rest, bool Tail>
 void product(const Windows& windows, const Panels& panels, int32_t* out, int64_t step) {
   const bool one_plane = panels.planes == 1 && panels.activation_planes == 1;
+  const bool few = windows.runs * ((windows.words + 3) / 4) <= kMostCarries;
   for (int64_t panel = 0; panel < panels.count; ++panel) {
-    if (!one_plane) {
-      product_of_planes<Join, Rest, Tail>(windows, panels, panel, out, step);
-      continue;
-    }
     const uint8_t* weights = panels.data + panel * panels.bytes;
-    for (int64_t row = 0; row < windows.count; ++row) {
-      __m256i counts[kHalves];
-      count_bits<Join, Rest, Tail>(windows, windows.image + windows.starts[row], weights, counts);
-      store(out + row * step + panel * kLanes, counts);
-    }
+    if (!one_plane) product_of_planes<Join, Rest, Tail>(windows, panels, panel, out, step);
+    else if (few) product_of_bits<Join, Rest, Tail, true>(windows, weights, out + panel * kLanes, step);
+    else product_of_bits<Join, Rest, Tail, false>(windows, weights, out + panel * kLanes, step);
   }
 }
 
