@@ -261,13 +261,21 @@ def _quant_linear(
     return y.view(*x.shape[:-1], out)
 
 
-def _fake_conv2d(x: Tensor, form: Ints, geometry: Ints, dtype: torch.dtype) -> Tensor:
+def _check_fake(x: Tensor) -> None:
+    """torch comes here as soon as any operand has no data; what has data must not get a result without."""
+    if type(x) is Tensor and not x.is_meta:
+        raise invalid("operands", "tensors with and without data", "tensors on the cpu")
     _check_float(x)
+
+
+def _fake_conv2d(x: Tensor, form: Ints, geometry: Ints, dtype: torch.dtype) -> Tensor:
+    _check_fake(x)
     return x.new_empty(_output_shape(x.shape, _form(tuple(form))[0], _geometry(tuple(geometry))), dtype=dtype)
 
 
 def _fake_linear(x: Tensor, form: Ints) -> Tensor:
     checked = _form(tuple(form))[0]
+    _check_fake(x)
     _check_rows(x, checked)
     return x.new_empty((*x.shape[:-1], checked.shape[0]))
 

@@ -61,6 +61,8 @@ BAD: dict[str, Callable[[], object]] = {
     "half precision": lambda: kernels.binary_conv2d(X.half(), BINARY, S, None, PLAIN),
     "codes of weights that were packed for signs": lambda: kernels.quant_conv2d(X, BINARY, SPEC, S, None, PLAIN),
     "no scale": lambda: kernels.binary_conv2d(X, BINARY, None, None, PLAIN),  # type: ignore[arg-type]
+    "a scale without data": lambda: kernels.binary_conv2d(X, BINARY, S.to("meta"), None, PLAIN),
+    "a bias without data": lambda: kernels.binary_linear(torch.zeros(2, 4), POINT, S, S.to("meta")),
     "no tensor": lambda: kernels.binary_conv2d([0.0], BINARY, S, None, PLAIN),  # type: ignore[arg-type]
     "weights that are not packed": lambda: kernels.binary_conv2d(X, X, S, None, PLAIN),  # type: ignore[arg-type]
     "no geometry": lambda: kernels.binary_conv2d_acc(X, BINARY, None),  # type: ignore[arg-type]
