@@ -145,6 +145,7 @@ def network_table(found: NetworkFigures) -> str:
         times = {"optimized": network.seconds, "deployed": network.unoptimized_seconds, **network.peers}
         rows = [[f"  {name}", time_text(seconds)] for name, seconds in times.items()]
         lines += ["", f"{network.name}, batch 1, 1 thread", *columns(rows, right=(1,))]
+        lines += [f"  {line}" for line in network.fused.splitlines()]
     return "\n".join(lines)
 
 

@@ -68,7 +68,10 @@ def cifar_resnet20() -> nn.Module:
 
 @dataclass(frozen=True)
 class NetworkFigure:
-    """Seconds of one image, of ours and of the peers; bytes of the weights in memory and as their bits say."""
+    """Seconds of one image, of ours and of the peers; bytes of the weights in memory and as their bits say.
+
+    fused: what `optimize` made of the network.
+    """
 
     name: str
     seconds: float
@@ -77,6 +80,7 @@ class NetworkFigure:
     goals: dict[str, float]
     resident_bytes: int
     packed_bytes: int
+    fused: str
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ def measure_network(network: Network, seconds: float) -> NetworkFigure:
         **settings,
     )
     deployed = deploy(compressed).eval()
-    optimized = optimize(deployed).eval()
+    optimized = optimize(deployed, (3, network.size, network.size)).eval()
     last = copy.deepcopy(model).to(memory_format=torch.channels_last)
     x_last = x.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
@@ -214,7 +218,16 @@ def measure_network(network: Network, seconds: float) -> NetworkFigure:
     if INT8 in times:
         peers[INT8] = times[INT8]
     resident, packed = weight_bytes(deployed)
-    return NetworkFigure(network.name, times["optimized"], times["deployed"], peers, network.goals, resident, packed)
+    return NetworkFigure(
+        network.name,
+        times["optimized"],
+        times["deployed"],
+        peers,
+        network.goals,
+        resident,
+        packed,
+        str(optimized.report()),
+    )
 
 
 def measure_networks(*, quick: bool, progress: Callable[[str], None]) -> NetworkFigures:

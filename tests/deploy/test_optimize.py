@@ -356,5 +356,13 @@ def test_wrong_arguments_are_refused() -> None:
             optimize(Net(nn.ReLU()).eval(), size)  # type: ignore[arg-type]
 
 
+def test_programs_are_made_in_inference_mode_too() -> None:
+    model = rl.load("robustlab:signs_binary")
+    optimized = optimize(model)
+    with torch.inference_mode():
+        assert torch.equal(optimized(images(2, 64)), model(images(2, 64)))
+    assert programs(optimized)
+
+
 def test_no_images_yet_means_no_report() -> None:
     assert optimize(Net(nn.ReLU()).eval()).report().reason == "no images seen yet"

@@ -74,9 +74,10 @@ def observe(traced: Traced, image: tuple[int, ...]) -> Observed:
 
     Raises `Unfit`, and whatever the model raises for images of this size.
     """
-    images = torch.rand(_BATCH, *image, generator=torch.Generator().manual_seed(0))
-    run = _Run(images)
-    with frozen(traced.root), torch.no_grad():
+    # Tensors made in inference mode do not count their versions.
+    with torch.inference_mode(False), frozen(traced.root), torch.no_grad():
+        images = torch.rand(_BATCH, *image, generator=torch.Generator().manual_seed(0))
+        run = _Run(images)
         for node in traced.graph.nodes:
             if node.op == "placeholder":
                 run.write(node, images)
