@@ -102,7 +102,7 @@ struct Group {
     UNROLL for (int i = 0; i < kGroup; ++i) v[i] = _mm512_castsi512_ps(bits[i]);
   }
 
-  NOINLINE void load_planar(const Step& s) {
+  NOINLINE void load_planar_now(const Step& s) {
     const uint8_t* planes = s.image + p.channel * s.plane;
     if (adjacent(s)) {
       const __mmask16 rows = first(p.rows);
@@ -118,7 +118,7 @@ struct Group {
     UNROLL for (int i = 0; i < kGroup; ++i) v[i] = _mm512_load_ps(lines[i]);
   }
 
-  NOINLINE void store_planar(const Step& s) const {
+  NOINLINE void store_planar_now(const Step& s) const {
     Group lines(p);
     UNROLL for (int i = 0; i < kGroup; ++i) lines.v[i] = v[i];
     uint8_t* planes = s.image + p.channel * s.plane;
@@ -163,7 +163,7 @@ struct Group {
         store_bits(bits_of(s, i), _mm512_mask_cmp_ps_mask(lanes, v[i], _mm512_setzero_ps(), _CMP_LT_OQ), p.lanes);
   }
 
-  NOINLINE void store_codes(const Step& s) const {
+  NOINLINE void store_codes_now(const Step& s) const {
     const __mmask16 lanes = first(p.lanes);
     const Rounding rounding(s.quantizer);
     UNROLL for (int i = 0; i < kGroup; ++i)
@@ -172,7 +172,7 @@ struct Group {
                              _mm512_cvtepi32_epi8(rounding.code(v[i])));
   }
 
-  NOINLINE void store_planes(const Step& s) const {
+  NOINLINE void store_planes_now(const Step& s) const {
     const __mmask16 lanes = first(p.lanes);
     const Rounding rounding(s.quantizer);
     for (int i = 0; i < (kFull ? kGroup : p.rows); ++i) {
@@ -181,6 +181,21 @@ struct Group {
       for (int b = 0; s.quantizer.largest >> b > 0; ++b, to += s.plane)
         store_bits(to, _mm512_mask_test_epi32_mask(lanes, codes, _mm512_set1_epi32(1 << b)), p.lanes);
     }
+  }
+
+  // What is not inlined works on a copy: v itself has no address, so that it can stay in registers.
+  INLINE Group copied() const {
+    Group copy(p);
+    UNROLL for (int i = 0; i < kGroup; ++i) copy.v[i] = v[i];
+    return copy;
+  }
+  INLINE void store_planar(const Step& s) const { copied().store_planar_now(s); }
+  INLINE void store_codes(const Step& s) const { copied().store_codes_now(s); }
+  INLINE void store_planes(const Step& s) const { copied().store_planes_now(s); }
+  INLINE void load_planar(const Step& s) {
+    Group fresh(p);
+    fresh.load_planar_now(s);
+    UNROLL for (int i = 0; i < kGroup; ++i) v[i] = fresh.v[i];
   }
 
   INLINE void apply(const Step& s) {
