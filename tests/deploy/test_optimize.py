@@ -357,7 +357,7 @@ def test_wrong_arguments_are_refused() -> None:
 
 
 def test_programs_are_made_in_inference_mode_too() -> None:
-    model = rl.load("robustlab:signs_binary")
+    model = rl.load("robustlab:signs_w1a1")
     optimized = optimize(model)
     with torch.inference_mode():
         assert torch.equal(optimized(images(2, 64)), model(images(2, 64)))
