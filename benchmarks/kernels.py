@@ -6,7 +6,8 @@
 Every ratio is of times from one run: all candidates of a row take turns, and the shortest of many runs of each counts.
 What a peer computes is checked before it is timed. `--quick` takes one layer shape and short runs. Layers "float to
 float" are called from Python like any torch operation; "bits to bits" and "codes to codes" are layers inside a network,
-timed as the difference between a program with several of them and one with one.
+timed as the difference between a program with several of them and one with one. Whole networks run on one thread, whose
+processor time counts.
 """
 
 from __future__ import annotations

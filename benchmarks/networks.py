@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlab.bench.peers import installed
-from robustlab.bench.tasks import shortest, wall
+from robustlab.bench.tasks import cpu, shortest
 from robustlab.compress import compress
 from robustlab.deploy import PackedLayer, deploy, optimize
 from robustlab.models import build
@@ -213,7 +213,7 @@ def measure_network(network: Network, seconds: float) -> NetworkFigure:
         }
         if "onnxruntime" in installed():
             runs[INT8] = int8_session(model, network.size)
-        times = dict(zip(runs, shortest([wall(run) for run in runs.values()], seconds), strict=True))
+        times = dict(zip(runs, shortest([cpu(run) for run in runs.values()], seconds), strict=True))
     peers = {TORCH: min(times[TORCH], times[f"{TORCH}, channels last"])}
     if INT8 in times:
         peers[INT8] = times[INT8]
