@@ -2,7 +2,7 @@
 
 from robustlab.deploy.deploying import deploy, simulated_twin
 from robustlab.deploy.file import ModelFile, read_model_file, save
-from robustlab.deploy.graph import FusedSegment, FusionReport, OptimizedModel, optimize
+from robustlab.deploy.graph import FusedSegment, FusionReport, OptimizedModel, optimize, unoptimized
 from robustlab.deploy.inspection import (
     LayerCost,
     class_names,
@@ -44,4 +44,5 @@ __all__ = [
     "set_surrogate",
     "simulated_twin",
     "stored_bytes",
+    "unoptimized",
 ]

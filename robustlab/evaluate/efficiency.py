@@ -1,6 +1,7 @@
 """Speed, memory and size of a model, measured in the run that measures its robustness.
 
-Latency and throughput are wall-clock times of the model as it is, on the threads torch has. A result belongs to one
+Latency and throughput are wall-clock times of the model as the run uses it, deployed ones optimized, on the threads
+torch has; peak memory is counted on the unoptimized forward pass, operator by operator. A result belongs to one
 (model, machine, threads, kernels): the store keeps it under that key, so a resumed run on the same machine shows what
 was measured first instead of measuring again in a second, differently loaded moment.
 """
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from robustlab.core import frozen
-from robustlab.deploy import layer_costs, stored_bytes
+from robustlab.deploy import layer_costs, stored_bytes, unoptimized
 
 WARM_UP = 5
 LATENCY_RUNS = (50, 400)
@@ -142,7 +143,7 @@ def measure(name: str, model: nn.Module, images: Tensor, device: str) -> Efficie
     with frozen(model), torch.no_grad():
         latency = 1000 * time_runs(lambda: model(one), LATENCY_RUNS, LATENCY_SECONDS, device)
         batch = time_runs(lambda: model(images), THROUGHPUT_RUNS, THROUGHPUT_SECONDS, device)
-        peak = peak_memory(model, one)
+        peak = peak_memory(unoptimized(model), one)
         costs = layer_costs(model, one)
     return EfficiencyRow(
         model=name,

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robustlab.core import DataError
+from robustlab.core import DataError, frozen
 from robustlab.core.errors import check_choice, check_images, check_int, check_labels, invalid
 from robustlab.core.tiles import tiles
 from robustlab.datasets import Dataset
-from robustlab.deploy import fingerprint, gradient_kind, load, model_name, scheme
+from robustlab.deploy import PackedLayer, fingerprint, gradient_kind, load, model_name, optimize, scheme
 from robustlab.evaluate.conditions import Condition
 from robustlab.evaluate.data import open_data
 from robustlab.evaluate.environment import torch_minor
@@ -198,9 +198,17 @@ def _place(model: nn.Module, device: str) -> nn.Module:
     return model if all(t.device.type == device for t in tensors) else copy.deepcopy(model).to(device)
 
 
+def _optimized(model: nn.Module, device: str) -> nn.Module:
+    """A model with packed layers as the programs that give the same bits faster; any other model as it is."""
+    if device != "cpu" or not any(isinstance(module, PackedLayer) for module in model.modules()):
+        return model
+    with frozen(model):
+        return optimize(model)
+
+
 def _subject(named: _Named, images: Tensor, data: Dataset, tile: int, device: str, *, gradients: bool) -> Subject:
     """A model, checked on one tile of images; with `gradients`, one that has none gets the gradient "none"."""
-    placed = _place(named.model, device)
+    placed = _optimized(_place(named.model, device), device)
     check_answers(named.name, placed, images.to(device), data, tile)
     differentiable = not gradients or has_gradient(named.name, placed, images.to(device), tile)
     return Subject(
