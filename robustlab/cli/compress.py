@@ -42,7 +42,11 @@ def compress(
     algorithm: Annotated[str, typer.Option(help="How ranges are found: minmax, percentile, mse; or binary.")] = "mse",
     data: Annotated[
         str,
-        typer.Option("--data", "-d", help="Data to calibrate, train and test with: signs, cifar10, imagefolder:PATH."),
+        typer.Option(
+            "--data",
+            "-d",
+            help="Data to calibrate, train, test with: signs, cifar10, gtsrb, mnist, imagefolder:PATH.",
+        ),
     ] = "signs",
     image_size: Annotated[
         int | None,

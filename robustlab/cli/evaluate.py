@@ -34,7 +34,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    data: Annotated[str, typer.Option("--data", "-d", help="signs, cifar10 or imagefolder:PATH.")] = "signs",
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="signs, cifar10, gtsrb, mnist or imagefolder:PATH.")
+    ] = "signs",
     image_size: Annotated[
         int | None,
         typer.Option(

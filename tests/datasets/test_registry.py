@@ -9,14 +9,14 @@ from robustlab.datasets import DATASETS, load_dataset
 
 
 def test_descriptions():
-    assert set(DATASETS) == {"signs", "cifar10", "imagefolder"}
+    assert set(DATASETS) == {"signs", "cifar10", "gtsrb", "mnist", "imagefolder"}
     assert all(text and "\n" not in text for text in DATASETS.values())
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("sings", "data is 'sings'; allowed: signs, cifar10, imagefolder:PATH .did you mean signs"),
+        ("sings", "data is 'sings'; allowed: signs, cifar10, gtsrb, mnist, imagefolder:PATH .did you mean signs"),
         ("cifar100", "data is 'cifar100'.*did you mean cifar10"),
         ("imagefolder", "data is 'imagefolder'"),
         ("imagefolder:", "data is 'imagefolder:'"),
@@ -31,7 +31,7 @@ def test_unknown_names(spec, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("spec", ["signs", "cifar10", "imagefolder:/nowhere"])
+@pytest.mark.parametrize("spec", ["signs", "cifar10", "gtsrb", "mnist", "imagefolder:/nowhere"])
 def test_unknown_split_comes_before_any_work(spec):
     with pytest.raises(ArgumentError, match=r"split is 'trian'; allowed: test, train .did you mean train"):
         load_dataset(spec, split="trian")
