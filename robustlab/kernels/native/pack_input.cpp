@@ -1,9 +1,11 @@
 // Float images, channels first, to packed images.
 #include <algorithm>
+#include <cstring>
 
 #include "conv.h"
 #include "layer.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace robustlab {
 namespace {
@@ -21,27 +23,42 @@ struct Packing {
   uint8_t* images;
   int64_t lines, parts;   // lines of a task, tasks of an image
 
-  // Lines [begin, end) of an image; all at once where the packed image has no halo between them.
+  // Lines [begin, end) of an image.
   void pack(int64_t image, int64_t begin, int64_t end) const {
+    uint8_t* to = images + image * layout.image_bytes() + layout.at(begin, 0);
+    if (layout.halo_x == 0) return pack_pixels(image, begin, (end - begin) * layout.width, to, layout.plane_bytes());
+    const int64_t line = layout.width * layout.pixel;
+    if (form == Activation::kCodes && layout.width >= 32) {
+      for (int64_t y = begin; y < end; ++y, to += layout.pitch()) pack_pixels(image, y, layout.width, to, 0);
+      return;
+    }
+    // Lines are seldom as long as a few vectors, so all of them are packed as one, and then copied apart: bits are small.
+    thread_local Buffer buffer;
+    const int64_t plane = (end - begin) * line;
+    uint8_t* packed = buffer.room<uint8_t>(layout.planes * plane);
+    pack_pixels(image, begin, (end - begin) * layout.width, packed, plane);
+    for (int64_t p = 0; p < layout.planes; ++p)
+      for (int64_t y = 0; y < end - begin; ++y)
+        std::memcpy(to + p * layout.plane_bytes() + y * layout.pitch(), packed + p * plane + y * line,
+                    static_cast<size_t>(line));
+  }
+
+  // `count` pixels from line `y` on, next to each other.
+  void pack_pixels(int64_t image, int64_t y, int64_t count, uint8_t* to, int64_t plane) const {
     const Geometry& g = layer.geometry;
     const int64_t pixels = layout.height * layout.width, groups = g.depthwise() ? 1 : g.groups;
     const int64_t channels = g.channels() / groups;
-    const bool whole = layout.halo_x == 0;
-    const int64_t count = whole ? (end - begin) * layout.width : layout.width;
-    for (int64_t y = begin; y < end; y += whole ? end - begin : 1) {
-      for (int64_t group = 0; group < groups; ++group) {
-        const int64_t channel = group * channels;
-        const float* from = x + (image * g.channels() + channel) * pixels + y * layout.width;
-        uint8_t* to = images + image * layout.image_bytes() + layout.at(y, 0) + group * runs.unit;
-        if (form == Activation::kSigns) {
-          kernels.pack_signs({from, pixels, channels, count, thresholds ? thresholds + channel : nullptr, to,
-                              layout.pixel});
-        } else {
-          kernels.pack_codes({from, pixels, channels, count, sub ? sub + channel : nullptr,
-                              div ? div + channel : nullptr, layer.activation, to, layout.pixel,
-                              form == Activation::kPlanes ? static_cast<int>(layout.planes) : 0,
-                              layout.plane_bytes()});
-        }
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t channel = group * channels;
+      const float* from = x + (image * g.channels() + channel) * pixels + y * layout.width;
+      uint8_t* out = to + group * runs.unit;
+      if (form == Activation::kSigns) {
+        kernels.pack_signs({from, pixels, channels, count, thresholds ? thresholds + channel : nullptr, out,
+                            layout.pixel});
+      } else {
+        kernels.pack_codes({from, pixels, channels, count, sub ? sub + channel : nullptr,
+                            div ? div + channel : nullptr, layer.activation, out, layout.pixel,
+                            form == Activation::kPlanes ? static_cast<int>(layout.planes) : 0, plane});
       }
     }
   }
