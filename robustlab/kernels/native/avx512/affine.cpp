@@ -60,17 +60,15 @@ INLINE void transpose(__m256 (&v)[8]) {
   UNROLL for (int i = 0; i < 8; ++i) v[i] = t[i];
 }
 
-// 8 rows of 8 channels, in planes from `to` on.
-template <int kFactor, bool kBias, bool kPattern, bool kFull>
-INLINE void planar_square(const int32_t* values, int64_t step, int64_t rows, const int32_t* base,
-                          const int32_t* pattern, int64_t base_step, __m256 scale, __m256 bias, uint8_t* to,
-                          int64_t plane, int64_t lanes) {
+// 8 rows of 8 channels, in planes from `to` on. bases[i]: where the base of row i starts.
+template <int kFactor, bool kBias, bool kFull>
+INLINE void planar_square(const int32_t* values, int64_t step, int64_t rows, const int32_t* const* bases,
+                          int64_t channel, __m256 scale, __m256 bias, uint8_t* to, int64_t plane, int64_t lanes) {
   __m256 v[8];
   UNROLL for (int i = 0; i < 8; ++i) {
     const int64_t r = kFull || i < rows ? i : rows - 1;
     const __m256i raw = _mm256_load_si256(reinterpret_cast<const __m256i*>(values + r * step));
-    const int32_t* from = kPattern ? base + pattern[r] * base_step : base;
-    const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bases[r] + channel));
     v[i] = _mm256_mul_ps(_mm256_cvtepi32_ps(accumulate<kFactor>(start, raw)), scale);
     if (kBias) v[i] = _mm256_add_ps(v[i], bias);
   }
@@ -82,27 +80,24 @@ INLINE void planar_square(const int32_t* values, int64_t step, int64_t rows, con
   }
 }
 
-template <int kFactor, bool kBias, bool kPattern>
+template <int kFactor, bool kBias>
 void store_planar(Affine a) {
+  // in memory, since the squares have no registers left for eight addresses
+  const int32_t* bases[kBlockRows];
+  for (int64_t r = 0; r < a.rows; ++r) bases[r] = a.base + (a.pattern != nullptr ? a.pattern[r] * a.base_step : 0);
   for (int64_t lane = 0; lane < a.width; lane += 8) {
     const int64_t channel = a.channel + lane, lanes = at_most(a.width - lane, 8);
     const __m256 scale = _mm256_loadu_ps(a.scale + channel);
     const __m256 bias = kBias ? _mm256_loadu_ps(a.bias + channel) : _mm256_setzero_ps();
     const int32_t* values = a.values + lane;
-    const int32_t* base = a.base + channel;
-    const int32_t* pattern = a.pattern;
+    const int32_t* const* base = bases;
     uint8_t* to = a.image + channel * a.plane + a.at[0];
     int64_t left = a.rows;
-    for (; left >= 8 && lanes == 8; left -= 8, values += 8 * a.step, to += 32) {
-      planar_square<kFactor, kBias, kPattern, true>(values, a.step, 8, base, pattern, a.base_step, scale, bias, to,
-                                                    a.plane, 8);
-      if (kPattern) pattern += 8;
-    }
-    for (; left > 0; left -= 8, values += 8 * a.step, to += 32) {
-      planar_square<kFactor, kBias, kPattern, false>(values, a.step, at_most(left, 8), base, pattern, a.base_step,
-                                                     scale, bias, to, a.plane, lanes);
-      if (kPattern) pattern += 8;
-    }
+    for (; left >= 8 && lanes == 8; left -= 8, values += 8 * a.step, to += 32, base += 8)
+      planar_square<kFactor, kBias, true>(values, a.step, 8, base, channel, scale, bias, to, a.plane, 8);
+    for (; left > 0; left -= 8, values += 8 * a.step, to += 32, base += 8)
+      planar_square<kFactor, kBias, false>(values, a.step, at_most(left, 8), base, channel, scale, bias, to, a.plane,
+                                           lanes);
   }
 }
 
@@ -133,9 +128,9 @@ void store_pixels(Affine a) {
 template <int kFactor, bool kBias>
 void run(const Affine& a, bool planar) {
   if (a.pattern != nullptr) {
-    planar ? store_planar<kFactor, kBias, true>(a) : store_pixels<kFactor, kBias, true>(a);
+    planar ? store_planar<kFactor, kBias>(a) : store_pixels<kFactor, kBias, true>(a);
   } else {
-    planar ? store_planar<kFactor, kBias, false>(a) : store_pixels<kFactor, kBias, false>(a);
+    planar ? store_planar<kFactor, kBias>(a) : store_pixels<kFactor, kBias, false>(a);
   }
 }
 
