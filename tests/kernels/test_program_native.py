@@ -43,6 +43,9 @@ NATIVE = [name for name in available() if name != "reference"]
 SPECIAL = torch.tensor([0.0, -0.0, math.nan, math.inf, -math.inf, 1e-40, 3e38])
 
 
+needs_native = pytest.mark.skipif(not NATIVE, reason="no compiled kernels")
+
+
 def equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
@@ -255,7 +258,7 @@ def expected(program: Program, inputs: list[Tensor], scalars: list[Tensor]) -> t
         return program.run(inputs, scalars)
 
 
-@pytest.mark.skipif(not NATIVE, reason="no compiled kernels")
+@needs_native
 @given(case=programs(), threads=st.integers(1, 3))
 @settings(max_examples=150, deadline=None)
 def test_every_backend_equals_the_reference(case: tuple[Program, list[Tensor], list[Tensor]], threads: int) -> None:
