@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,3 +213,16 @@ def test_images_of_other_sizes_make_their_own_programs() -> None:
             x = images(2, size)
             assert torch.equal(optimized(x), model(x))
     assert optimized.report((3, 48, 48)).reason is None
+
+
+def test_an_evaluation_gives_the_same_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conditions = ["clean", "fgsm-linf-2of255", "gaussian-noise-3"]
+    found = []
+    for name in ("optimized", "as it is"):
+        if found:
+            monkeypatch.setattr(import_module("robustlab.evaluate.plan"), "optimize", lambda model: model)
+        results = rl.evaluate(
+            "robustlab:signs_w1a1", "signs", conditions, out=tmp_path / name, limit=16, tile=8, efficiency=False
+        )
+        found.append([{key: value for key, value in cell.items() if key != "seconds"} for cell in results.cells])
+    assert found[0] == found[1]
