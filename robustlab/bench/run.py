@@ -77,7 +77,7 @@ def bench_kernels(
     top = peaks()
     forks = {count: time for count in threads if (time := fork_join(count)) is not None}
     progress("torch and the kernels in turn")
-    turns = {count: alternation(count, seconds) for count in threads}
+    turns = alternation(threads, 4 * seconds)
     result = KernelBench(machine(), top, forks, turns)
     for count in threads:
         for case in cases:
