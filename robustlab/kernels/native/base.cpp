@@ -136,18 +136,20 @@ void tap_sums(const KernelTable& kernels, const ConvLayer& layer, const Runs& ru
                                                     o % g.group_outputs())];
 }
 
-// Sum of all weights w of an output, from the stored sums of q.
-int32_t weight_sum(const ConvLayer& layer, int64_t output) {
+// Sums of all weights w of every output, from the stored sums of q.
+void weight_sums(const ConvLayer& layer, int32_t* sums) {
   const Geometry& g = layer.geometry;
-  const int64_t lane =
-      g.depthwise() ? output
-                    : output / g.group_outputs() * group_panels(g) * kLanes + output % g.group_outputs();
-  int32_t sum;
-  std::memcpy(&sum, layer.weights + sums_offset(layer) + 4 * lane, 4);
+  const int64_t outputs = g.depthwise() ? g.outputs : g.group_outputs();
+  const int64_t lanes = g.depthwise() ? depthwise_width(g) : group_panels(g) * kLanes;
+  const uint8_t* stored = layer.weights + sums_offset(layer);
+  for (int64_t o = 0; o < g.outputs; o += outputs, stored += 4 * lanes)
+    std::memcpy(sums + o, stored, static_cast<size_t>(4 * outputs));
   const WeightValue value = weight_value(layer);
   // one-bit weights: w = 2 q + 1
-  const int factor = layer.weight_bits == 1 ? 2 : value.scale;
-  return times(factor, sum) + times(value.offset, static_cast<int32_t>(g.taps()));
+  const auto factor = static_cast<uint32_t>(layer.weight_bits == 1 ? 2 : value.scale);
+  const int32_t offset = times(value.offset, static_cast<int32_t>(g.taps()));
+  for (int64_t o = 0; o < g.outputs; ++o)
+    sums[o] = static_cast<int32_t>(factor * static_cast<uint32_t>(sums[o]) + static_cast<uint32_t>(offset));
 }
 
 }  // namespace
@@ -186,17 +188,21 @@ void fill_base(const KernelTable& kernels, const ConvLayer& layer, const Runs& r
   }
   if (signs && g.groups == 1 && runs.unit % 4 == 0)
     return fill_sign_base(kernels, layer, runs, weights, *borders, step, base);
-  std::vector<int32_t> constant(static_cast<size_t>(g.outputs), 0);
-  if (!signs && layer.weight_bits == 1 && activation_form(layer) == Activation::kPlanes) {
-    // sum of a w = raw - (2^bits - 1) popcount(w)
-    const int32_t factor = raw_factor(layer) * layer.activation.largest;
-    for (int64_t o = 0; o < g.outputs; ++o)
-      constant[static_cast<size_t>(o)] = minus(0, times(factor, (taps - weight_sum(layer, o)) / 2));
-  }
   const int32_t zero = activation_zero(layer);
+  std::vector<int32_t> constant(static_cast<size_t>(g.outputs), 0);
+  if (!signs) {
+    std::vector<int32_t> total(static_cast<size_t>(g.outputs));
+    weight_sums(layer, total.data());
+    // one-bit weights on bit planes: sum of a w = raw - (2^bits - 1) popcount(w)
+    const bool flipped = layer.weight_bits == 1 && activation_form(layer) == Activation::kPlanes;
+    const int32_t factor = flipped ? raw_factor(layer) * layer.activation.largest : 0;
+    for (size_t o = 0; o < total.size(); ++o) {
+      constant[o] = minus(0, times(factor, (taps - total[o]) / 2));
+      if (!bordered) constant[o] = minus(constant[o], times(zero, total[o]));
+    }
+  }
   if (!bordered) {
-    for (int64_t o = 0; o < g.outputs; ++o)
-      base[o] = minus(constant[static_cast<size_t>(o)], zero == 0 ? 0 : times(zero, weight_sum(layer, o)));
+    std::copy(constant.begin(), constant.end(), base);
     return;
   }
   std::vector<int32_t> sums(static_cast<size_t>(g.taps_y * g.taps_x * step));

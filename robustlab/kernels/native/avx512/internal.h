@@ -29,6 +29,7 @@ void depthwise_bits(const Depthwise& d, int32_t* out, int64_t step);
 void run_steps(const Step* steps, int64_t count, const Block& block);
 // Runs the most common steps, an accumulator times a factor (plus another) as float, in one go; false if it cannot.
 bool run_affine(const Step* steps, int64_t count, const Block& block);
+bool run_requant(const Step* steps, int64_t count, const Block& block);
 
 }  // namespace avx512
 

@@ -257,7 +257,7 @@ NOINLINE void run_group(const Step* steps, int64_t count, const Place& place) {
 namespace avx512 {
 
 void run_steps(const Step* steps, int64_t count, const Block& block) {
-  if (run_affine(steps, count, block)) return;
+  if (run_affine(steps, count, block) || run_requant(steps, count, block)) return;
   for (int64_t lane = 0; lane < block.width; lane += kLanes) {
     const int64_t channel = block.channel + lane;
     const int64_t lanes = at_most(at_most(block.width - lane, block.channels - channel), kLanes);
