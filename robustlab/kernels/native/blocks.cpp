@@ -95,7 +95,8 @@ void place_steps(const Grid& grid, int64_t begin, int64_t count, std::vector<Ste
 }
 
 void Grid::run(int64_t task) const {
-  const int64_t block = task / chunks, first = task % chunks * chunk;
+  // blocks first: tasks that run at the same time then write other pixels, not the same cache lines
+  const int64_t block = task % (parts * blocks), first = task / (parts * blocks) * chunk;
   const int64_t stop = std::min(channels, first + chunk);
   const int64_t begin = block / blocks * part_rows + block % blocks * block_rows;
   const int64_t count = std::min(block_rows, (block / blocks + 1) * part_rows - begin);
@@ -193,8 +194,11 @@ void run_blocks(const KernelTable& kernels, int threads, const RowSpace& space, 
   grid.block_rows = std::min(grid.block_rows, grid.part_rows);
   grid.chunks = 1;
   const int64_t lanes = producer == nullptr ? 16 : producer->lanes;
-  if (lanes > 0 && grid.parts * grid.blocks < workers)
-    grid.chunks = (workers + grid.parts * grid.blocks - 1) / (grid.parts * grid.blocks);
+  const int64_t whole = grid.parts * grid.blocks;
+  if (lanes > 0 && whole < workers) grid.chunks = (workers + whole - 1) / whole;
+  // few blocks of unequal height: halves of their channels even that out
+  if (lanes > 0 && workers > 1 && whole < 4 * workers && grid.part_rows % grid.block_rows != 0 && channels >= 128)
+    grid.chunks = std::max<int64_t>(grid.chunks, 2);
   grid.chunk = round_up((channels + grid.chunks - 1) / grid.chunks, std::max<int64_t>(lanes, 64));
   grid.chunks = (channels + grid.chunk - 1) / grid.chunk;
   const int64_t count = grid.parts * grid.blocks * grid.chunks;
