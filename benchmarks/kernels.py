@@ -5,7 +5,7 @@
 
 Every ratio is of times from one run: all candidates of a row take turns, and the shortest of many runs of each counts.
 What a peer computes is checked before it is timed. `--quick` takes one layer shape and short runs. Layers "float to
-float" are called from Python like any torch operation; "bits to bits" and "codes to codes" are layers inside a network,
+float" are programs of one layer, called from Python; "bits to bits" and "codes to codes" are layers inside a network,
 timed as the difference between a program with several of them and one with one. Whole networks run on one thread, whose
 processor time counts.
 """
@@ -86,7 +86,7 @@ def layer_rows(bench: KernelBench) -> Iterator[Row]:
     for case in convs:
         yield figures.share(f"binary {case}, float to float", 0.80 if "64@56" in case else 0.85, case, FLOAT)
     for name, goal, peer in (
-        (FLOAT, 20, "ONNX Runtime fp32"),
+        (BITS, 20, "ONNX Runtime fp32"),
         (BITS, 5, "ONNX Runtime int8"),
         (BITS, 1.1, "OpenVINO binary, BinaryConvolution alone"),
     ):

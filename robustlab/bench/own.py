@@ -11,7 +11,8 @@ from robustlab.bench.chains import bits_chain, codes_chain, packing_chain
 from robustlab.bench.layers import SAME, binary_layer, quantized_layer
 from robustlab.bench.shapes import Case, ConvCase, LinearCase
 from robustlab.bench.tasks import Failure, Sample, Task, wall
-from robustlab.kernels import available, backend, binary_conv2d, binary_linear, quant_conv2d, use_backend
+from robustlab.kernels import ConvGeometry, available, backend, binary_conv2d, binary_linear, quant_conv2d, use_backend
+from robustlab.kernels.program import Add, ProgramBuilder, Scale, Store
 
 SCHEMES = ((1, 2), (2, 2), (1, 8), (4, 8), (8, 8))
 Found = Task | Failure
@@ -40,7 +41,7 @@ def _checked(task: Task, right: bool) -> Found:
 
 
 def binary(case: Case) -> Iterator[Found]:
-    """A binary layer, float to float: packing, product, scale, bias."""
+    """A binary layer, float to float: packing, product, scale, bias; as a program of one layer, and as an operator."""
     values, weight = binary_layer(case)
     width = values.weight.shape[0]
     # powers of two and small integers: exact, so that the output can be compared with ==
@@ -48,15 +49,26 @@ def binary(case: Case) -> Iterator[Found]:
     affine = bias[:, None, None] if isinstance(case, ConvCase) else bias
     expected = values.exact.float() * 0.5 + affine
 
-    def run() -> Tensor:
+    def operator() -> Tensor:
         if isinstance(case, ConvCase):
             return binary_conv2d(values.x, weight, scale, bias, SAME)
         return binary_linear(values.x, weight, scale, bias)
 
+    image = values.x if isinstance(case, ConvCase) else values.x[:, :, None, None]
+    builder = ProgramBuilder()
+    geometry = SAME if isinstance(case, ConvCase) else ConvGeometry()
+    signs = builder.pack(builder.input(*image.shape[1:]))
+    (end,) = builder.conv(signs, weight, geometry, [Scale(scale), Add(bias), Store()])
+    builder.output(end)
+    program = builder.build()
+
+    def run() -> Tensor:
+        return program.run([image])[0].view(expected.shape)
+
     name = "robustlab binary, float to float"
-    yield _checked(
-        Task("binary", case.label, name, wall(run), case.operations, _bits_peak()), torch.equal(run(), expected)
-    )
+    for label, call in ((name, run), (f"{name}, torch operator", operator)):
+        task = Task("binary", case.label, label, wall(call), case.operations, _bits_peak())
+        yield _checked(task, torch.equal(call(), expected))
     if "avx2" in available() and backend() != "avx2" and isinstance(case, ConvCase):
         sample = _forced(wall(run), "avx2")
         with use_backend("avx2"):
