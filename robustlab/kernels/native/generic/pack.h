@@ -56,7 +56,7 @@ void store_pixel(const PackCodes& p, int64_t pixel, int64_t channel, int64_t lan
     store_bits(out + b * p.plane + channel / 8, Isa::plane(codes, b) & low_bits(lanes), lanes);
 }
 
-// out = (x - sub) / div, each of which may be null: of `each` lane, or one number for all.
+// out = (x - sub) / div; sub and div may be null, and hold a number for `each` lane, else one for all.
 template <class Isa>
 void normalize(const float* x, const float* sub, const float* div, bool each, float* out) {
   using V = Vectors<Isa::kWidth>;
