@@ -1,23 +1,9 @@
 // The steps of a plain layer (accumulator, scale, maybe a bias, one store of floats) without a detour through step by
 // step interpretation.
-#include "internal.h"
+#include "plain.h"
 
 namespace robustlab {
 namespace {
-
-// Copied where it is used: through a reference every field would be read again after every store.
-struct Affine {
-  const int32_t* base;
-  const int32_t* pattern;   // null: none
-  int64_t base_step;
-  const float* scale;
-  const float* bias;        // null: none
-  const int32_t* values;
-  int64_t rows, step, channel, width;
-  uint8_t* image;
-  const int64_t* at;
-  int64_t plane;
-};
 
 template <int kFactor>
 INLINE __m256i accumulate(__m256i base, __m256i raw) {
@@ -81,7 +67,7 @@ INLINE void planar_square(const int32_t* values, int64_t step, int64_t rows, con
 }
 
 template <int kFactor, bool kBias>
-void store_planar(Affine a) {
+void store_planar(PlainLayer a) {
   // in memory, since the squares have no registers left for eight addresses
   const int32_t* bases[kBlockRows];
   for (int64_t r = 0; r < a.rows; ++r) bases[r] = a.base + (a.pattern != nullptr ? a.pattern[r] * a.base_step : 0);
@@ -102,7 +88,7 @@ void store_planar(Affine a) {
 }
 
 template <int kFactor, bool kBias, bool kPattern>
-void store_pixels(Affine a) {
+void store_pixels(PlainLayer a) {
   for (int64_t lane = 0; lane < a.width; lane += kLanes) {
     const int64_t channel = a.channel + lane;
     const __mmask16 used = first(a.width - lane);
@@ -126,7 +112,7 @@ void store_pixels(Affine a) {
 }
 
 template <int kFactor, bool kBias>
-void run(const Affine& a, bool planar) {
+void run(const PlainLayer& a, bool planar) {
   if (a.pattern != nullptr) {
     planar ? store_planar<kFactor, kBias>(a) : store_pixels<kFactor, kBias, true>(a);
   } else {
@@ -135,7 +121,7 @@ void run(const Affine& a, bool planar) {
 }
 
 template <int kFactor>
-void run(const Affine& a, bool planar) {
+void run(const PlainLayer& a, bool planar) {
   a.bias != nullptr ? run<kFactor, true>(a, planar) : run<kFactor, false>(a, planar);
 }
 
@@ -144,25 +130,11 @@ void run(const Affine& a, bool planar) {
 namespace avx512 {
 
 bool run_affine(const Step* steps, int64_t count, const Block& block) {
-  if (count < 3 || count > 4 || steps[0].op != Op::kAccumulate || steps[0].sums != nullptr) return false;
-  const Step& store = steps[count - 1];
-  if (steps[1].op != Op::kScale || (count == 4 && steps[2].op != Op::kAdd)) return false;
-  if (store.op != Op::kStorePlanar && store.op != Op::kStore) return false;
-  const Affine a{steps[0].base,
-                 steps[0].pattern,
-                 steps[0].base_step,
-                 steps[1].a,
-                 count == 4 ? steps[2].a : nullptr,
-                 block.values,
-                 block.rows,
-                 block.step,
-                 block.channel,
-                 at_most(block.width, block.channels - block.channel),
-                 store.image,
-                 store.at,
-                 store.plane};
-  const bool planar = store.op == Op::kStorePlanar;
-  switch (steps[0].factor) {
+  PlainLayer a;
+  if (!plain_layer(steps, count, block, a)) return false;
+  const bool planar = a.store->op == Op::kStorePlanar;
+  if (!planar && a.store->op != Op::kStore) return false;
+  switch (a.factor) {
     case -2: run<-2>(a, planar); break;
     case 1: run<1>(a, planar); break;
     case 2: run<2>(a, planar); break;

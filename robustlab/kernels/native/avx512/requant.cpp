@@ -1,24 +1,12 @@
 // The steps of a plain layer whose output is codes (accumulator, scale, maybe a bias, codes or their bit planes).
-#include "internal.h"
+#include "plain.h"
 
 namespace robustlab {
 namespace {
 
-struct Requantizing {
-  const int32_t* base;
-  const int32_t* pattern;   // null: none
-  int64_t base_step;
-  int32_t factor;
-  const float* scale;
-  const float* bias;        // null: none
-  const int32_t* values;
-  int64_t rows, step, channel, width;
-  Step store;
-};
-
 // Codes of 16 channels of every row, one after the other.
 template <bool kBias, class Store>
-INLINE void each_row(const Requantizing& q, int64_t lane, const Rounding& rounding, const Store& store) {
+INLINE void each_row(const PlainLayer& q, int64_t lane, const Rounding& rounding, const Store& store) {
   const int64_t channel = q.channel + lane, rows = q.rows, step = q.step, base_step = q.base_step;
   const __mmask16 used = first(q.width - lane);
   const __m512 scale = _mm512_maskz_loadu_ps(used, q.scale + channel);
@@ -36,13 +24,13 @@ INLINE void each_row(const Requantizing& q, int64_t lane, const Rounding& roundi
 }
 
 template <bool kBias>
-void run(const Requantizing& q) {
-  const Rounding rounding(q.store.quantizer);
-  const int64_t* at = q.store.at;
+void run(const PlainLayer& q) {
+  const Rounding rounding(q.store->quantizer);
+  const int64_t* at = q.at;
   for (int64_t lane = 0; lane < q.width; lane += kLanes) {
-    const int64_t channel = q.store.shift + q.channel + lane, left = q.width - lane;
-    if (q.store.op == Op::kStoreCodes) {
-      uint8_t* image = q.store.image + channel;
+    const int64_t channel = q.store->shift + q.channel + lane, left = q.width - lane;
+    if (q.store->op == Op::kStoreCodes) {
+      uint8_t* image = q.image + channel;
       each_row<kBias>(q, lane, rounding, [=](int64_t r, __m512i codes, __mmask16 used) {
         const __m128i bytes = _mm512_cvtepi32_epi8(codes);
         if (used == 0xffff) _mm_storeu_si128(reinterpret_cast<__m128i*>(image + at[r]), bytes);
@@ -50,9 +38,9 @@ void run(const Requantizing& q) {
       });
       continue;
     }
-    uint8_t* image = q.store.image + channel / 8;
-    const int64_t plane = q.store.plane;
-    const int32_t largest = q.store.quantizer.largest;
+    uint8_t* image = q.image + channel / 8;
+    const int64_t plane = q.plane;
+    const int32_t largest = q.store->quantizer.largest;
     each_row<kBias>(q, lane, rounding, [=](int64_t r, __m512i codes, __mmask16 used) {
       uint8_t* to = image + at[r];
       for (int32_t bit = 1; bit <= largest; bit *= 2, to += plane)
@@ -66,22 +54,9 @@ void run(const Requantizing& q) {
 namespace avx512 {
 
 bool run_requant(const Step* steps, int64_t count, const Block& block) {
-  if (count < 3 || count > 4 || steps[0].op != Op::kAccumulate || steps[0].sums != nullptr) return false;
-  const Step& store = steps[count - 1];
-  if (steps[1].op != Op::kScale || (count == 4 && steps[2].op != Op::kAdd)) return false;
-  if (store.op != Op::kStoreCodes && store.op != Op::kStorePlanes) return false;
-  const Requantizing q{steps[0].base,
-                       steps[0].pattern,
-                       steps[0].base_step,
-                       steps[0].factor,
-                       steps[1].a,
-                       count == 4 ? steps[2].a : nullptr,
-                       block.values,
-                       block.rows,
-                       block.step,
-                       block.channel,
-                       at_most(block.width, block.channels - block.channel),
-                       store};
+  PlainLayer q;
+  if (!plain_layer(steps, count, block, q)) return false;
+  if (q.store->op != Op::kStoreCodes && q.store->op != Op::kStorePlanes) return false;
   q.bias != nullptr ? run<true>(q) : run<false>(q);
   return true;
 }
