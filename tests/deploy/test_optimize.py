@@ -366,3 +366,13 @@ def test_programs_are_made_in_inference_mode_too() -> None:
 
 def test_no_images_yet_means_no_report() -> None:
     assert optimize(Net(nn.ReLU()).eval()).report().reason == "no images seen yet"
+
+
+def test_a_compiler_is_shown_the_original() -> None:
+    model = rl.load("robustlab:signs_w4a4")
+    optimized = optimize(model)
+    batch = images(2, 64)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert torch.equal(torch.compile(optimized, backend="eager")(batch), model(batch))
+        assert torch.equal(optimized(batch), model(batch))

@@ -35,7 +35,7 @@ class OptimizedModel(nn.Module):
     """A deployed model and its programs, equal to it bit for bit; make one with `optimize`.
 
     The programs run in evaluation mode on contiguous float32 images on the CPU when no gradient is wanted. In any
-    other case `original` runs, so gradients are those of its surrogate. Programs are made at the first images of a
+    other case, and under torch.compile, `original` runs, so gradients are those of its surrogate. Programs are made at the first images of a
     size and share the packed weights of `original`; its constants are copied, so after changing tensors of `original`
     in place, or replacing them, call `refresh`. Hooks on modules that are fused do not run.
     """
@@ -77,8 +77,10 @@ class OptimizedModel(nn.Module):
         return plan.report if isinstance(plan, Plan) else plan
 
     def _fits(self, images: Tensor) -> bool:
+        # a compiler sees through `original`, whose layers are operators it knows, but not through a program
         return (
-            type(images) is Tensor
+            not torch.compiler.is_compiling()
+            and type(images) is Tensor
             and images.dtype == torch.float32
             and images.is_cpu
             and images.ndim == 4
