@@ -35,9 +35,9 @@ class OptimizedModel(nn.Module):
     """A deployed model and its programs, equal to it bit for bit; make one with `optimize`.
 
     The programs run in evaluation mode on contiguous float32 images on the CPU when no gradient is wanted. In any
-    other case, and under torch.compile, `original` runs, so gradients are those of its surrogate. Programs are made at the first images of a
-    size and share the packed weights of `original`; its constants are copied, so after changing tensors of `original`
-    in place, or replacing them, call `refresh`. Hooks on modules that are fused do not run.
+    other case, and under torch.compile, `original` runs, so gradients are those of its surrogate. Programs are made at
+    the first images of a size and share the packed weights of `original`; its constants are copied, so after changing
+    tensors of `original` in place, or replacing them, call `refresh`. Hooks on modules that are fused do not run.
     """
 
     def __init__(self, original: nn.Module) -> None:
