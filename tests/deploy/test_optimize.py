@@ -376,3 +376,25 @@ def test_a_compiler_is_shown_the_original() -> None:
     with torch.no_grad():
         assert torch.equal(torch.compile(optimized, backend="eager")(batch), model(batch))
         assert torch.equal(optimized(batch), model(batch))
+
+
+class _Counting(nn.Module):
+    """A model with a state that tracing cannot see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = binary(3, 16)
+        self.passes: dict[str, int] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes["n"] = self.passes.get("n", 0) + 1
+        out: Tensor = self.layer(x) * self.passes["n"]
+        return out
+
+
+def test_a_model_with_a_state_of_its_own_runs_as_it_is() -> None:
+    optimized = optimize(_Counting().eval())
+    first, second = optimized(images()), optimized(images())
+    passes = optimized.original.passes["n"]
+    torch.testing.assert_close(second, first / (passes - 1) * passes)
+    assert "state of its own" in optimized.report().reason

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlab.core.errors import ArgumentError, RobustlabError, check_int, invalid
+from robustlab.deploy.graph.checking import agrees
 from robustlab.deploy.graph.observing import Unfit, observe
 from robustlab.deploy.graph.plan import FusionReport, Plan, make_plan
 from robustlab.deploy.graph.tracing import Traced, trace
@@ -117,9 +118,12 @@ class OptimizedModel(nn.Module):
         except _MODEL_ERRORS as error:
             return FusionReport(reason=f"it does not take images {image}: {' '.join(str(error).split())[:200]}")
         try:
-            return make_plan(self._traced, observed)
+            plan = make_plan(self._traced, observed)
         except (Unfit, ArgumentError) as reason:
             return FusionReport(reason=str(reason))
+        if agrees(plan, self.original, image):
+            return plan
+        return FusionReport(reason="its passes differ: it keeps a state of its own, or draws numbers outside torch")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """That of `original`."""
