@@ -54,6 +54,8 @@ class WeightForm:
         check_shape(self.shape, self.groups)
         check_int("activation_bits", self.activation_bits, 0, 8)
         object.__setattr__(self, "zero_point", check_weight_zero_point(self.bits, self.zero_point))
+        if not isinstance(self.lines, bool):
+            raise invalid("lines", self.lines, "True or False")
         if self.activation_bits == 0 and self.bits != 1:
             raise invalid("bits", self.bits, "1 where activations are signs")
         if self.summed and self.groups > 1:

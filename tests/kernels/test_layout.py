@@ -119,6 +119,13 @@ def test_parts_of_a_packed_weight_must_fit() -> None:
     packed = kernels.pack_weight(random_codes((4, 2, 3, 3), 2), 2, activation_bits=2)
     with pytest.raises(ArgumentError, match="data"):
         kernels.PackedWeight(packed.data[:-1], packed.form)
-    for change in ({"groups": 3}, {"activation_bits": 0}, {"bits": 9}, {"zero_point": 0.25}, {"shape": (4, 2, 3)}):
+    for change in (
+        {"groups": 3},
+        {"activation_bits": 0},
+        {"bits": 9},
+        {"zero_point": 0.25},
+        {"lines": 1},
+        {"shape": (4, 2, 3)},
+    ):
         with pytest.raises(ArgumentError):
             dataclasses.replace(packed.form, **change)  # type: ignore[arg-type]
