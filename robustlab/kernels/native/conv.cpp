@@ -2,27 +2,15 @@
 
 #include <algorithm>
 #include <cstring>
-#include <optional>
 
 #include "base.h"
+#include "conv_constants.h"
+#include "direct.h"
 #include "layer.h"
 #include "parallel.h"
 #include "scratch.h"
 
 namespace robustlab {
-
-struct ConvConstants {
-  Runs runs{};
-  std::vector<int64_t> offsets;      // Windows::offsets
-  std::optional<Borders> borders;    // where the base differs along them
-  std::vector<int64_t> starts;       // of the windows of one image, or empty
-  int64_t step = 0;                  // outputs, in whole panels
-  std::vector<int32_t> base;         // [pattern][step], see base.h
-  std::vector<int32_t> sum_factor;   // [step], or empty
-  // bits straight from the product, see BitThreshold; empty if the steps want more
-  std::vector<int32_t> limits;       // [pattern][step], and one more line
-  std::vector<uint16_t> flip;
-};
 
 namespace {
 
@@ -62,6 +50,9 @@ struct Plan {
         runs(known.runs) {}
 
   int64_t planes() const { return form == Activation::kPlanes ? layer.activation_bits : 1; }
+  DirectFunction direct(const std::vector<StepPlan>& steps) const {
+    return direct_product(kernels, layer, space.width, steps);
+  }
   int64_t word_bytes() const { return runs.all_words() * kPanelWordBytes; }
 
   Panels panels(const uint8_t* data, int64_t count) const {
@@ -185,6 +176,17 @@ struct Plan {
   }
 };
 
+// Nanoseconds of one row, roughly.
+double row_nanoseconds(const Plan& plan) {
+  const Geometry& g = plan.layer.geometry;
+  const bool codes = plan.form == Activation::kCodes;
+  const double products = static_cast<double>(plan.planes()) * (codes ? 1 : plan.layer.weight_bits);
+  const double panel_words =
+      g.depthwise() ? static_cast<double>(g.taps_y * g.taps_x) * static_cast<double>(g.outputs) / 16
+                    : static_cast<double>(plan.runs.all_words()) * static_cast<double>(g.groups * group_panels(g));
+  return panel_words * products * (codes ? plan.kernels.codes_step : plan.kernels.bits_step);
+}
+
 template <class Function>
 void on_threads(int threads, double nanoseconds, int64_t count, const Function& function) {
   constexpr double kThreadWorth = 8e3;
@@ -194,7 +196,8 @@ void on_threads(int threads, double nanoseconds, int64_t count, const Function& 
   run_parallel(workers > 1 ? threads : 1, tasks);
 }
 
-void prepare_weights(Plan& plan, int threads) {
+// late: panels may be unpacked where they are used.
+void prepare_weights(Plan& plan, int threads, bool late) {
   const ConvLayer& layer = plan.layer;
   const Geometry& g = layer.geometry;
   const WeightValue value = weight_value(layer);
@@ -215,7 +218,7 @@ void prepare_weights(Plan& plan, int threads) {
     plan.weights.panels = plan.panels(layer.weights, count);
     return;
   }
-  if (g.groups == 1 && plan.space.rows() <= kBlockRows && !has_patterns(layer)) {
+  if (late && g.groups == 1 && plan.space.rows() <= kBlockRows && !has_patterns(layer)) {
     plan.unpack_late = true;
     return;
   }
@@ -270,6 +273,12 @@ void fill_constants(const Plan& plan, std::vector<StepPlan>& steps, ConvConstant
     accumulate.sum_factor = c.sum_factor.data();
   }
   c.limits.clear();
+  c.no_bias.clear();
+  c.float_base.clear();
+  if (plan.direct(steps) != nullptr) {
+    c.no_bias.assign(static_cast<size_t>(c.step), -0.0f);
+    if (plan.form == Activation::kSigns) c.float_base.assign(c.base.begin(), c.base.end());
+  }
   if (plan.form == Activation::kSigns && g.groups == 1 && steps.size() == 2 && steps[1].step.op == Op::kStoreBelow)
     fill_limits(g, steps[1].step, patterns, c);
 }
@@ -277,6 +286,13 @@ void fill_constants(const Plan& plan, std::vector<StepPlan>& steps, ConvConstant
 void run_plan(const Plan& plan, int threads, const std::vector<StepPlan>& steps) {
   const ConvConstants& c = plan.constants;
   const Geometry& g = plan.layer.geometry;
+  if (const auto product = plan.direct(steps)) {
+    const Windows windows{plan.images + plan.layout.at(plan.window.offset_y, plan.window.offset_x),
+                          nullptr, plan.space.width, c.offsets.data(), plan.runs.count, plan.runs.words,
+                          plan.runs.tail, plan.layout.plane_bytes()};
+    return run_direct({product, windows, plan.weights.panels, plan.space, plan.layout, plan.window, c,
+                       row_nanoseconds(plan)}, threads, steps);
+  }
   Producer producer{};
   producer.context = &plan;
   producer.produce = [](const void* context, int64_t begin, int64_t rows, int64_t channel, int64_t width,
@@ -300,12 +316,7 @@ void run_plan(const Plan& plan, int threads, const std::vector<StepPlan>& steps)
     };
   }
   producer.lanes = g.groups == 1 ? kLanes : g.depthwise() ? 64 : 0;
-  const bool codes = plan.form == Activation::kCodes;
-  const double products = static_cast<double>(plan.planes()) * (codes ? 1 : plan.layer.weight_bits);
-  const double panel_words =
-      g.depthwise() ? static_cast<double>(g.taps_y * g.taps_x) * static_cast<double>(g.outputs) / 16
-                    : static_cast<double>(plan.runs.all_words()) * static_cast<double>(g.groups * group_panels(g));
-  producer.nanoseconds = panel_words * products * (codes ? plan.kernels.codes_step : plan.kernels.bits_step);
+  producer.nanoseconds = row_nanoseconds(plan);
   run_blocks(plan.kernels, threads, plan.space, g.outputs, steps, &producer);
 }
 
@@ -318,7 +329,7 @@ KeptConvConstants conv_constants(const KernelTable& kernels, const ConvLayer& la
   KeptConvConstants constants(new ConvConstants);
   describe(layer, layout, *constants);
   Plan plan(kernels, layer, *constants, nullptr, layout, 1);
-  prepare_weights(plan, 1);
+  prepare_weights(plan, 1, true);
   fill_constants(plan, steps, *constants);
   if (plan.space.pixels() <= kMostTablePixels) {
     constants->starts.resize(static_cast<size_t>(plan.space.pixels()));
@@ -331,7 +342,7 @@ void run_conv(const KernelTable& kernels, int threads, const ConvLayer& layer, c
               const uint8_t* images, const ImageLayout& layout, int64_t count, const std::vector<StepPlan>& steps) {
   if (count == 0) return;
   Plan plan(kernels, layer, constants, images, layout, count);
-  prepare_weights(plan, threads);
+  prepare_weights(plan, threads, plan.direct(steps) == nullptr);
   run_plan(plan, threads, steps);
 }
 
@@ -341,7 +352,7 @@ void run_conv(const KernelTable& kernels, int threads, const ConvLayer& layer, c
   ConvConstants& constants = scratch().constants;
   describe(layer, layout, constants);
   Plan plan(kernels, layer, constants, images, layout, count);
-  prepare_weights(plan, threads);
+  prepare_weights(plan, threads, plan.direct(steps) == nullptr);
   fill_constants(plan, steps, constants);
   run_plan(plan, threads, steps);
 }

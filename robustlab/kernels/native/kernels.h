@@ -142,6 +142,26 @@ struct Block {
   int64_t channels;           // of the layer
 };
 
+// Products that end in memory, with no block of sums in between: `lines` lines of windows.count output pixels, whole pairs
+// of panels. Pixel x of line l reads its windows at image + l * in + x * step (Windows::starts is not used), and stores
+// l * out bytes further than the same pixel of the first line.
+struct Direct {
+  int64_t lines, in, out, step;
+  Op store;                 // kStoreBelow, kStore, kStorePlanar or kStoreCodes, after kScale and kAdd but for the first
+  // As in kAccumulate, or the limits of a BitThreshold for kStoreBelow; those of pixel x start at base + base_at[x], in all
+  // lines. Where signs become numbers these are floats, since everything about them is below 2^24 and so exact.
+  const void* base;
+  const int64_t* base_at;   // [windows.count]
+  const uint16_t* flip;     // [panel], kStoreBelow only
+  int32_t factor;           // as in kAccumulate; -2 for signs
+  const float* scale;       // [16 * panels]
+  const float* bias;        // [16 * panels]; -0 where nothing is added
+  Quantizer quantizer;      // kStoreCodes only
+  uint8_t* image;           // where channel 0 of panel 0 goes, see Step
+  const int64_t* at;        // [windows.count]
+  int64_t plane;            // kStorePlanar only
+};
+
 // x: float, channel c and pixel p at x[c * channel_step + p]. Sign bits (x < threshold[c], threshold null: 0) go to
 // out + p * pixel, little-endian, whole bytes with unused bits zero.
 struct PackSigns {
@@ -183,6 +203,9 @@ struct KernelTable {
   void (*depthwise_codes)(const Depthwise& d, int32_t* out, int64_t step);   // raw = sum of u8 * s8
   void (*depthwise_bits)(const Depthwise& d, int32_t* out, int64_t step);    // raw = number of differing bits
   void (*run_steps)(const Step* steps, int64_t count, const Block& block);
+  // Both may be null: then layers go through blocks.
+  void (*direct_bits)(const Windows& windows, const Panels& panels, const Direct& direct) = nullptr;
+  void (*direct_codes)(const Windows& windows, const Panels& panels, const Direct& direct) = nullptr;
 };
 
 const KernelTable& scalar_kernels();

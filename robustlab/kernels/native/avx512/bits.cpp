@@ -1,43 +1,8 @@
 // Products of sign bits and of bit planes.
-#include "product.h"
+#include "bits.h"
 
 namespace robustlab {
 namespace {
-
-INLINE __m512i count_bits(__m512i v) { return _mm512_popcnt_epi32(v); }
-
-struct Differ {
-  static constexpr bool kClears = false;
-  static INLINE __m512i add(__m512i sum, __m512i a, __m512i w, __m512i) {
-    return _mm512_add_epi32(sum, count_bits(_mm512_xor_si512(w, a)));
-  }
-};
-
-struct DifferFirst {
-  static constexpr bool kClears = true;
-  static INLINE __m512i add(__m512i, __m512i a, __m512i w, __m512i) { return count_bits(_mm512_xor_si512(w, a)); }
-};
-
-struct DifferWhereUsed {
-  static INLINE __m512i add(__m512i sum, __m512i a, __m512i w, __m512i used) {
-    return _mm512_add_epi32(sum, count_bits(_mm512_ternarylogic_epi32(a, w, used, 0x28)));   // (a ^ w) & used
-  }
-};
-
-// Unused bits of weights are zero, so they count nothing.
-struct Both {
-  static constexpr bool kClears = false;
-  static INLINE __m512i add(__m512i sum, __m512i a, __m512i w, __m512i) {
-    return _mm512_add_epi32(sum, count_bits(_mm512_and_si512(w, a)));
-  }
-};
-
-struct BothNegative {
-  static constexpr bool kClears = false;
-  static INLINE __m512i add(__m512i sum, __m512i a, __m512i w, __m512i) {
-    return _mm512_sub_epi32(sum, count_bits(_mm512_and_si512(w, a)));
-  }
-};
 
 // Bits of all channels of a tile, which must be whole panels: sum > limit.
 struct Bits {
@@ -74,52 +39,7 @@ struct Bits {
       }
       if (kPanels == 1) store_bits(to[m], bits[0] ^ flip[0], kLanes);
     }
-  };
-};
-
-template <class Last, class Target>
-struct Signs {
-  template <int kRows, int kPanels>
-  struct Of {
-    static NOINLINE void tile(const Windows& windows, const Panels& panels, const Target& target, int64_t row,
-                              int64_t panel) {
-      const Rows<kRows> rows(windows.starts + row);
-      Sums<kRows, kPanels> sums;
-      meet_runs<DifferFirst, Differ, Last>(sums, rows, windows, windows.image, panels.data + panel * panels.bytes,
-                                           panels.bytes, typename Target::template Tile<kRows, kPanels>(target, row, panel));
-    }
-  };
-};
-
-// From the largest power of two down: what is summed so far doubles from one power to the next.
-template <class Last>
-struct Planes {
-  template <int kRows, int kPanels>
-  struct Of {
-    static NOINLINE void tile(const Windows& windows, const Panels& panels, const RawSums& target, int64_t row,
-                              int64_t panel) {
-      const Rows<kRows> rows(windows.starts + row);
-      const int64_t plane_bytes = windows.runs * windows.words * kPanelWordBytes;
-      const int top = panels.planes - 1, activation_top = panels.activation_planes - 1;
-      Sums<kRows, kPanels> sums;
-      sums.clear();
-      for (int power = top + activation_top; power >= 0; --power) {
-        sums.twice();
-        for (int i = power > activation_top ? power - activation_top : 0; i <= top && i <= power; ++i) {
-          const uint8_t* image = windows.image + (power - i) * windows.plane;
-          const uint8_t* plane = panels.data + panel * panels.bytes + i * plane_bytes;
-          if (top == 0) {
-            meet_runs<Differ, Differ, Last>(sums, rows, windows, image, plane, panels.bytes, Keep());
-          } else if (i < top) {
-            meet_runs<Both, Both, Both>(sums, rows, windows, image, plane, panels.bytes, Keep());
-          } else {
-            meet_runs<BothNegative, BothNegative, BothNegative>(sums, rows, windows, image, plane, panels.bytes, Keep());
-          }
-        }
-      }
-      const RawSums::Tile<kRows, kPanels> out(target, row, panel);
-      UNROLL for (int m = 0; m < kRows; ++m) out.take(m, sums.of[m]);
-    }
+    INLINE void finish(const Sums<kRows, kPanels>&) const {}
   };
 };
 
@@ -131,11 +51,11 @@ void bits_product(const Windows& windows, const Panels& panels, int32_t* out, in
   const bool tail = windows.tail != 0xffffffffu;
   const RawSums target{out, step};
   if (panels.planes == 1 && panels.activation_planes == 1) {
-    tail ? all_panels<Signs<DifferWhereUsed, RawSums>::Of>(windows, panels, target)
-         : all_panels<Signs<Differ, RawSums>::Of>(windows, panels, target);
+    tail ? all_panels<Signs<DifferWhereUsed>>(windows, panels, target)
+         : all_panels<Signs<Differ>>(windows, panels, target);
   } else {
-    tail ? all_panels<Planes<DifferWhereUsed>::Of>(windows, panels, target)
-         : all_panels<Planes<Differ>::Of>(windows, panels, target);
+    tail ? all_panels<Planes<DifferWhereUsed>>(windows, panels, target)
+         : all_panels<Planes<Differ>>(windows, panels, target);
   }
 }
 
@@ -143,8 +63,8 @@ void bits_threshold(const Windows& windows, const Panels& panels, const BitThres
   Panels part = panels;
   part.count = t.channels / kLanes;
   const Bits target{t};
-  windows.tail != 0xffffffffu ? all_panels<Signs<DifferWhereUsed, Bits>::Of>(windows, part, target)
-                              : all_panels<Signs<Differ, Bits>::Of>(windows, part, target);
+  windows.tail != 0xffffffffu ? all_panels<Signs<DifferWhereUsed>>(windows, part, target)
+                              : all_panels<Signs<Differ>>(windows, part, target);
   const int64_t lanes = t.channels - part.count * kLanes;
   if (lanes == 0) return;
   // the last panel, of which only some channels exist

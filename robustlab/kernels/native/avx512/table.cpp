@@ -14,7 +14,9 @@ const KernelTable& avx512_kernels() {
                                     avx512::bits_threshold,
                                     avx512::depthwise_codes,
                                     avx512::depthwise_bits,
-                                    avx512::run_steps};
+                                    avx512::run_steps,
+                                    avx512::direct_bits,
+                                    avx512::direct_codes};
   return table;
 }
 

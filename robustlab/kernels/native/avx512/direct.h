@@ -1,0 +1,218 @@
+// Where the sums of a direct product go: bits, floats of pixels next to each other or in planes, codes.
+#pragma once
+
+#include "product.h"
+
+namespace robustlab {
+namespace {
+
+constexpr int kPair = 2;   // panels of a tile
+
+// The pixels of a tile, the first of which moves along the lines.
+struct Place {
+  const uint8_t* base;      // of the pair's first channel
+  const int64_t* base_at;
+  uint8_t* to;              // of the pair's first channel, in this line
+  const int64_t* at;
+
+  INLINE const uint8_t* base_of(int m) const { return base + 4 * base_at[m]; }
+  INLINE uint8_t* to_of(int m) const { return to + at[m]; }
+};
+
+// bit = (raw > limit) ^ flip
+template <int kRows>
+struct DirectBits {
+  Place place;
+  uint32_t flip;
+
+  INLINE DirectBits(const Direct& d, int64_t panel, const Place& first)
+      : place(first), flip(d.flip[panel] | static_cast<uint32_t>(d.flip[panel + 1]) << 16) {}
+  INLINE void take(int m, const __m512i (&sums)[kPair]) const {
+    const uint8_t* limits = place.base_of(m);
+    const uint32_t low = _mm512_cmpgt_epi32_mask(sums[0], _mm512_loadu_si512(limits));
+    const uint32_t high = _mm512_cmpgt_epi32_mask(sums[1], _mm512_loadu_si512(limits + 4 * kLanes));
+    const uint32_t bits = (low | high << 16) ^ flip;
+    std::memcpy(place.to_of(m), &bits, 4);
+  }
+  INLINE void finish(const Sums<kRows, kPair>&) const {}
+};
+
+// fl(fl(float(base + raw * factor) * scale) + bias). Signs count -2 for every bit that differs, codes a power of two.
+template <bool kSigns>
+struct Affine {
+  const float *scale, *bias;
+  __m128i shift;
+
+  INLINE Affine(const Direct& d, int64_t panel)
+      : scale(d.scale + panel * kLanes),
+        bias(d.bias + panel * kLanes),
+        shift(_mm_cvtsi32_si128(d.factor >> 1)) {}   // of 1, 2 and 4 to 0, 1 and 2
+  INLINE __m512 of(__m512i raw, const uint8_t* base, int n) const {
+    base += 4 * kLanes * n;
+    // with signs all are whole numbers below 2^24: nothing is rounded
+    const __m512 acc =
+        kSigns ? _mm512_fnmadd_ps(_mm512_cvtepi32_ps(raw), _mm512_set1_ps(2.0f), _mm512_loadu_ps(base))
+               : _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(base), _mm512_sll_epi32(raw, shift)));
+    return _mm512_add_ps(_mm512_mul_ps(acc, _mm512_loadu_ps(scale + n * kLanes)), _mm512_loadu_ps(bias + n * kLanes));
+  }
+};
+
+template <bool kSigns, int kRows>
+struct DirectPixels {
+  Place place;
+  Affine<kSigns> affine;
+
+  INLINE DirectPixels(const Direct& d, int64_t panel, const Place& first) : place(first), affine(d, panel) {}
+  INLINE void take(int m, const __m512i (&sums)[kPair]) const {
+    UNROLL for (int n = 0; n < kPair; ++n)
+      _mm512_storeu_ps(place.to_of(m) + 4 * kLanes * n, affine.of(sums[n], place.base_of(m), n));
+  }
+  INLINE void finish(const Sums<kRows, kPair>&) const {}
+};
+
+template <bool kSigns, int kRows>
+struct DirectCodes {
+  Place place;
+  Affine<kSigns> affine;
+  Rounding rounding;
+
+  INLINE DirectCodes(const Direct& d, int64_t panel, const Place& first)
+      : place(first), affine(d, panel), rounding(d.quantizer) {}
+  INLINE void take(int m, const __m512i (&sums)[kPair]) const {
+    UNROLL for (int n = 0; n < kPair; ++n)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(place.to_of(m) + kLanes * n),
+                       _mm512_cvtepi32_epi8(rounding.code(affine.of(sums[n], place.base_of(m), n))));
+  }
+  INLINE void finish(const Sums<kRows, kPair>&) const {}
+};
+
+// v[i] holds 16 channels of pixel i; afterwards v[i] holds 8 pixels of channels i and 4 + i, and v[4 + i]
+// those of channels 8 + i and 12 + i.
+INLINE void transpose(__m512 (&v)[8]) {
+  __m512 t[8];
+  UNROLL for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+  }
+  const auto pairs = [](__m512 a, __m512 b, bool high) {
+    const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+    return _mm512_castpd_ps(high ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y));
+  };
+  UNROLL for (int i = 0; i < 8; i += 4) {
+    v[i] = pairs(t[i], t[i + 2], false);
+    v[i + 1] = pairs(t[i], t[i + 2], true);
+    v[i + 2] = pairs(t[i + 1], t[i + 3], false);
+    v[i + 3] = pairs(t[i + 1], t[i + 3], true);
+  }
+  // 128-bit block b of v[i] is channel 4 b + i of pixels 0 .. 3, of v[4 + i] of pixels 4 .. 7
+  const __m512i front = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), back = _mm512_add_epi64(front, _mm512_set1_epi64(4));
+  UNROLL for (int i = 0; i < 4; ++i) {
+    const __m512d a = _mm512_castps_pd(v[i]), b = _mm512_castps_pd(v[4 + i]);
+    t[i] = _mm512_castpd_ps(_mm512_permutex2var_pd(a, front, b));
+    t[4 + i] = _mm512_castpd_ps(_mm512_permutex2var_pd(a, back, b));
+  }
+  UNROLL for (int i = 0; i < 8; ++i) v[i] = t[i];
+}
+
+template <bool kSigns, int kRows>
+struct DirectPlanar {
+  Place place;
+  int64_t plane;
+  Affine<kSigns> affine;
+
+  INLINE DirectPlanar(const Direct& d, int64_t panel, const Place& first)
+      : place(first), plane(d.plane), affine(d, panel) {}
+  INLINE void take(int, const __m512i (&)[kPair]) const {}
+  INLINE void finish(const Sums<kRows, kPair>& sums) const {
+    uint8_t* to = place.to_of(0);
+    UNROLL for (int n = 0; n < kPair; ++n) {
+      __m512 v[8];
+      UNROLL for (int m = 0; m < 8; ++m)
+        v[m] = m < kRows ? affine.of(sums.of[m][n], place.base_of(m), n) : _mm512_setzero_ps();
+      transpose(v);
+      UNROLL for (int half = 0; half < 2; ++half) {
+        UNROLL for (int i = 0; i < 4; ++i) store(to + i * plane, _mm512_castps512_ps256(v[4 * half + i]));
+        to += 4 * plane;
+        UNROLL for (int i = 0; i < 4; ++i) store(to + i * plane, _mm512_extractf32x8_ps(v[4 * half + i], 1));
+        to += 4 * plane;
+      }
+    }
+  }
+  static INLINE void store(uint8_t* at, __m256 pixels) {
+    if (kRows == 8) _mm256_storeu_ps(reinterpret_cast<float*>(at), pixels);
+    else _mm256_mask_storeu_ps(at, static_cast<__mmask8>((1u << kRows) - 1u), pixels);
+  }
+};
+
+// `tiles` tiles of kRows pixels from pixel `x` on, of all lines.
+template <class Way, class Sink, int kRows>
+NOINLINE void some_tiles(const Windows& windows, const Panels& panels, const Direct& d, int64_t panel, Place start,
+                         int64_t x, int64_t tiles) {
+  EvenRows<kRows> rows(d.step);
+  const uint8_t* weights = panels.data + panel * panels.bytes;
+  const uint8_t* line = windows.image + x * d.step;
+  start.base_at += x;
+  start.at += x;
+  for (int64_t l = 0; l < d.lines; ++l, line += d.in, start.to += d.out) {
+    Sink sink(d, panel, start);
+    const uint8_t* image = line;
+    for (int64_t t = 0; t < tiles; ++t) {
+      Sums<kRows, kPair> sums;
+      Way::meet(sums, rows, windows, panels, image, weights, sink);
+      image += kRows * d.step;
+      sink.place.base_at += kRows;
+      sink.place.at += kRows;
+    }
+  }
+}
+
+using SomeTiles = void (*)(const Windows& windows, const Panels& panels, const Direct& d, int64_t panel, Place start,
+                           int64_t x, int64_t tiles);
+
+// Every pair of panels meets all lines, in tiles of two heights, up to eight pixels of a line. tiles[m - 1] takes m.
+INLINE void all_lines(const SomeTiles (&some)[8], const Windows& windows, const Panels& panels, const Direct& d) {
+  const int64_t tiles = (windows.count + 7) / 8, height = windows.count / tiles, higher = windows.count % tiles;
+  for (int64_t panel = 0; panel + kPair <= panels.count; panel += kPair) {
+    const int64_t channel = panel * kLanes;
+    const int64_t offset = d.store == Op::kStoreBelow   ? channel / 8
+                           : d.store == Op::kStoreCodes ? channel
+                           : d.store == Op::kStore      ? 4 * channel
+                                                        : d.plane * channel;
+    const Place start{static_cast<const uint8_t*>(d.base) + 4 * channel, d.base_at, d.image + offset, d.at};
+    if (higher > 0) some[height](windows, panels, d, panel, start, 0, higher);
+    some[height - 1](windows, panels, d, panel, start, higher * (height + 1), tiles - higher);
+  }
+}
+
+template <class Way>
+INLINE void direct_to_bits(const Windows& windows, const Panels& panels, const Direct& d) {
+  static constexpr SomeTiles kBits[] = {
+      some_tiles<Way, DirectBits<1>, 1>, some_tiles<Way, DirectBits<2>, 2>, some_tiles<Way, DirectBits<3>, 3>,
+      some_tiles<Way, DirectBits<4>, 4>, some_tiles<Way, DirectBits<5>, 5>, some_tiles<Way, DirectBits<6>, 6>,
+      some_tiles<Way, DirectBits<7>, 7>, some_tiles<Way, DirectBits<8>, 8>};
+  all_lines(kBits, windows, panels, d);
+}
+
+// All stores but bits.
+template <class Way, bool kSigns>
+INLINE void direct_to_numbers(const Windows& windows, const Panels& panels, const Direct& d) {
+  static constexpr SomeTiles kPixels[] = {
+      some_tiles<Way, DirectPixels<kSigns, 1>, 1>, some_tiles<Way, DirectPixels<kSigns, 2>, 2>,
+      some_tiles<Way, DirectPixels<kSigns, 3>, 3>, some_tiles<Way, DirectPixels<kSigns, 4>, 4>,
+      some_tiles<Way, DirectPixels<kSigns, 5>, 5>, some_tiles<Way, DirectPixels<kSigns, 6>, 6>,
+      some_tiles<Way, DirectPixels<kSigns, 7>, 7>, some_tiles<Way, DirectPixels<kSigns, 8>, 8>};
+  static constexpr SomeTiles kPlanar[] = {
+      some_tiles<Way, DirectPlanar<kSigns, 1>, 1>, some_tiles<Way, DirectPlanar<kSigns, 2>, 2>,
+      some_tiles<Way, DirectPlanar<kSigns, 3>, 3>, some_tiles<Way, DirectPlanar<kSigns, 4>, 4>,
+      some_tiles<Way, DirectPlanar<kSigns, 5>, 5>, some_tiles<Way, DirectPlanar<kSigns, 6>, 6>,
+      some_tiles<Way, DirectPlanar<kSigns, 7>, 7>, some_tiles<Way, DirectPlanar<kSigns, 8>, 8>};
+  static constexpr SomeTiles kCodes[] = {
+      some_tiles<Way, DirectCodes<kSigns, 1>, 1>, some_tiles<Way, DirectCodes<kSigns, 2>, 2>,
+      some_tiles<Way, DirectCodes<kSigns, 3>, 3>, some_tiles<Way, DirectCodes<kSigns, 4>, 4>,
+      some_tiles<Way, DirectCodes<kSigns, 5>, 5>, some_tiles<Way, DirectCodes<kSigns, 6>, 6>,
+      some_tiles<Way, DirectCodes<kSigns, 7>, 7>, some_tiles<Way, DirectCodes<kSigns, 8>, 8>};
+  all_lines(d.store == Op::kStore ? kPixels : d.store == Op::kStorePlanar ? kPlanar : kCodes, windows, panels, d);
+}
+
+}  // namespace
+}  // namespace robustlab
