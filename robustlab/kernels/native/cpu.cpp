@@ -22,6 +22,8 @@ std::vector<std::string> detect() {
   ROBUSTLAB_FLAG("avx512vl")
   ROBUSTLAB_FLAG("avx512vnni")
   ROBUSTLAB_FLAG("avx512vpopcntdq")
+  ROBUSTLAB_FLAG("avx512vbmi")
+  ROBUSTLAB_FLAG("gfni")
   return flags;
 }
 #undef ROBUSTLAB_FLAG
@@ -50,7 +52,7 @@ std::vector<const KernelTable*> available_kernels() {
   if (has({"avx2", "popcnt"})) tables.push_back(&avx2_kernels());
 #endif
 #ifdef ROBUSTLAB_AVX512
-  if (has({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vpopcntdq"}))
+  if (has({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vpopcntdq", "avx512vbmi", "gfni"}))
     tables.push_back(&avx512_kernels());
 #endif
   return tables;

@@ -48,8 +48,7 @@ struct Job {
     if (part.bias != nullptr) part.bias += channel;
     const bool planar = store.place == StepPlan::Place::kPlanar;
     part.image += image * (planar ? store.image_bytes : store.layout.image_bytes()) + stretch.begin * direct.out +
-                  (part.store == Op::kStoreBelow ? channel / 8 : part.store == Op::kStoreCodes ? channel
-                   : planar                      ? channel * part.plane : 4 * channel);
+                  direct.channels(channel);
     layer.product(windows, panels, part);
   }
 };
@@ -85,7 +84,8 @@ DirectFunction direct_product(const KernelTable& kernels, const ConvLayer& layer
   if (steps.size() == 2) return op == Op::kStoreBelow && form == Activation::kSigns ? product : nullptr;
   if (steps.size() > 4 || steps[1].step.op != Op::kScale || (steps.size() == 4 && steps[2].step.op != Op::kAdd))
     return nullptr;
-  return op == Op::kStore || op == Op::kStorePlanar || op == Op::kStoreCodes ? product : nullptr;
+  const bool known = op == Op::kStore || op == Op::kStorePlanar || op == Op::kStoreCodes || op == Op::kStorePlanes;
+  return known ? product : nullptr;
 }
 
 void run_direct(const DirectLayer& layer, int threads, const std::vector<StepPlan>& steps) {
@@ -112,14 +112,13 @@ void run_direct(const DirectLayer& layer, int threads, const std::vector<StepPla
   if (direct.store == Op::kStoreBelow) {
     direct.base = c.limits.data();
     direct.flip = c.flip.data();
-    direct.image += store.step.shift / 8;
   } else {
     direct.base = c.float_base.empty() ? static_cast<const void*>(c.base.data()) : c.float_base.data();
     direct.factor = steps[0].step.factor;
     direct.scale = steps[1].step.a;
     direct.bias = steps.size() == 4 ? steps[2].step.a : c.no_bias.data();
-    if (direct.store == Op::kStoreCodes) direct.image += store.step.shift;
   }
+  direct.image += direct.store == Op::kStore || direct.store == Op::kStorePlanar ? 0 : direct.channels(store.step.shift);
 
   const double work = layer.nanoseconds * static_cast<double>(layer.space.rows());
   const int64_t workers = std::min<int64_t>(std::max(threads, 1), 1 + static_cast<int64_t>(work / kThreadWorth));

@@ -147,7 +147,7 @@ struct Block {
 // l * out bytes further than the same pixel of the first line.
 struct Direct {
   int64_t lines, in, out, step;
-  Op store;                 // kStoreBelow, kStore, kStorePlanar or kStoreCodes, after kScale and kAdd but for the first
+  Op store;                 // kStoreBelow; or after kScale and kAdd: kStore, kStorePlanar, kStoreCodes or kStorePlanes
   // As in kAccumulate, or the limits of a BitThreshold for kStoreBelow; those of pixel x start at base + base_at[x], in all
   // lines. Where signs become numbers these are floats, since everything about them is below 2^24 and so exact.
   const void* base;
@@ -156,10 +156,20 @@ struct Direct {
   int32_t factor;           // as in kAccumulate; -2 for signs
   const float* scale;       // [16 * panels]
   const float* bias;        // [16 * panels]; -0 where nothing is added
-  Quantizer quantizer;      // kStoreCodes only
+  Quantizer quantizer;      // kStoreCodes and kStorePlanes only
   uint8_t* image;           // where channel 0 of panel 0 goes, see Step
   const int64_t* at;        // [windows.count]
-  int64_t plane;            // kStorePlanar only
+  int64_t plane;            // kStorePlanar and kStorePlanes only
+
+  // Bytes from channel 0 to channel `count`, a multiple of 8.
+  int64_t channels(int64_t count) const {
+    switch (store) {
+      case Op::kStore: return 4 * count;
+      case Op::kStorePlanar: return plane * count;
+      case Op::kStoreCodes: return count;
+      default: return count / 8;
+    }
+  }
 };
 
 // x: float, channel c and pixel p at x[c * channel_step + p]. Sign bits (x < threshold[c], threshold null: 0) go to

@@ -85,7 +85,7 @@ void pack_input(const KernelTable& kernels, int threads, const ConvLayer& layer,
   const Tasks tasks{[](void* context, int64_t task) { static_cast<const Packing*>(context)->run(task); }, &packing,
                     count * packing.parts};
   run_parallel(workers > 1 ? threads : 1, tasks);
-  fill_halo(images, count, layout, halo_pattern(layer).data());
+  if (layout.halo_y > 0 || layout.halo_x > 0) fill_halo(images, count, layout, halo_pattern(layer).data());
 }
 
 }  // namespace robustlab

@@ -42,15 +42,15 @@ class Program:
 
         Outputs are contiguous (N, C, H, W), float32 or int32. Raises `ArgumentError` for tensors that do not fit.
         """
-        batch = self._check(inputs, scalars)
-        x = [tensor.detach().contiguous() for tensor in inputs]
-        factors = [tensor.detach().contiguous() for tensor in scalars]
+        batch = self._batch(inputs, scalars)
+        x = [_checked("inputs", tensor, (batch, *shape)) for shape, tensor in zip(self._read, inputs, strict=True)]
+        factors = [_checked("scalars", tensor, (batch,)) for tensor in scalars]
         extension = native_kernels()
         if extension is None:
             with torch.no_grad():
                 return interpret(self.values, self.nodes, dict(zip(self.inputs, x, strict=True)), factors, self.outputs)
         program = self._native(extension)
-        results = tuple(torch.empty((batch, *shape), dtype=dtype) for shape, dtype in self._made)
+        results = tuple([torch.empty(batch, *shape, dtype=dtype) for shape, dtype in self._made])
         program.run(dispatch.backend(), torch.get_num_threads(), batch, spans(x), spans(factors), spans(results))
         return results
 
@@ -78,19 +78,22 @@ class Program:
             self.__dict__["_built"] = program
         return program
 
-    def _check(self, inputs: Sequence[Tensor], scalars: Sequence[Tensor]) -> int:
-        """The batch size."""
+    @cached_property
+    def _read(self) -> tuple[tuple[int, int, int], ...]:
+        """Shape, without the batch, of every input."""
+        return tuple(self.values[handle].shape for handle in self.inputs)
+
+    def _batch(self, inputs: Sequence[Tensor], scalars: Sequence[Tensor]) -> int:
+        """The batch size, of as many tensors as there must be."""
         if len(inputs) != len(self.inputs) or len(scalars) != self.scalars:
             given = f"{len(inputs)} tensors and {len(scalars)} scalars"
             raise invalid("inputs", given, f"{len(self.inputs)} and {self.scalars}")
-        batch = inputs[0].shape[0] if isinstance(inputs[0], Tensor) and inputs[0].ndim else 0
-        for handle, x in zip(self.inputs, inputs, strict=True):
-            _check_tensor("inputs", x, (batch, *self.values[handle].shape))
-        for s in scalars:
-            _check_tensor("scalars", s, (batch,))
-        return batch
+        first = inputs[0]
+        return first.shape[0] if isinstance(first, Tensor) and first.ndim else 0
 
 
-def _check_tensor(argument: str, x: Tensor, shape: tuple[int, ...]) -> None:
-    if not isinstance(x, Tensor) or x.shape != shape or x.dtype != torch.float32 or not x.is_cpu:
+def _checked(argument: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The tensor, contiguous. Written for speed: a layer takes as long as a hundred attributes."""
+    if not isinstance(x, Tensor) or x.shape != shape or x.dtype is not torch.float32 or not x.is_cpu:
         raise invalid(argument, shown(x), f"a float32 tensor {shape} on the cpu")
+    return x if x.is_contiguous() else x.contiguous()

@@ -58,18 +58,22 @@ struct Planes {
                           const uint8_t* image, const uint8_t* weights, const Target& target) {
     const int64_t plane_bytes = windows.runs * windows.words * kPanelWordBytes;
     const int top = panels.planes - 1, activation_top = panels.activation_planes - 1;
-    sums.clear();
-    for (int power = top + activation_top; power >= 0; --power) {
-      sums.twice();
-      for (int i = power > activation_top ? power - activation_top : 0; i <= top && i <= power; ++i) {
-        const uint8_t* from = image + (power - i) * windows.plane;
-        const uint8_t* plane = weights + i * plane_bytes;
-        if (top == 0) {
-          meet_runs<Differ, Differ, Last>(sums, rows, windows, from, plane, panels.bytes, Keep());
-        } else if (i < top) {
-          meet_runs<Both, Both, Both>(sums, rows, windows, from, plane, panels.bytes, Keep());
-        } else {
-          meet_runs<BothNegative, BothNegative, BothNegative>(sums, rows, windows, from, plane, panels.bytes, Keep());
+    if (top == 0) {
+      meet_runs<DifferFirst, Differ, Last>(sums, rows, windows, image + activation_top * windows.plane, weights,
+                                           panels.bytes, Keep());
+      for (int power = activation_top - 1; power >= 0; --power) {
+        sums.twice();
+        meet_runs<Differ, Differ, Last>(sums, rows, windows, image + power * windows.plane, weights, panels.bytes, Keep());
+      }
+    } else {
+      sums.clear();
+      for (int power = top + activation_top; power >= 0; --power) {
+        sums.twice();
+        for (int i = power > activation_top ? power - activation_top : 0; i <= top && i <= power; ++i) {
+          const uint8_t* from = image + (power - i) * windows.plane;
+          const uint8_t* plane = weights + i * plane_bytes;
+          if (i < top) meet_runs<Both, Both, Both>(sums, rows, windows, from, plane, panels.bytes, Keep());
+          else meet_runs<BothNegative, BothNegative, BothNegative>(sums, rows, windows, from, plane, panels.bytes, Keep());
         }
       }
     }

@@ -86,6 +86,30 @@ struct DirectCodes {
   INLINE void finish(const Sums<kRows, kPair>&) const {}
 };
 
+template <bool kSigns, int kRows>
+struct DirectPlanes {
+  Place place;
+  Affine<kSigns> affine;
+  Rounding rounding;
+  int64_t plane;
+  int32_t largest;
+
+  INLINE DirectPlanes(const Direct& d, int64_t panel, const Place& first)
+      : place(first), affine(d, panel), rounding(d.quantizer), plane(d.plane), largest(d.quantizer.largest) {}
+  INLINE void take(int m, const __m512i (&sums)[kPair]) const {
+    __m512i codes[kPair];
+    UNROLL for (int n = 0; n < kPair; ++n) codes[n] = rounding.code(affine.of(sums[n], place.base_of(m), n));
+    uint8_t* to = place.to_of(m);
+    for (int32_t bit = 1; bit <= largest; bit *= 2, to += plane) {
+      const __m512i one = _mm512_set1_epi32(bit);
+      const uint32_t low = _mm512_test_epi32_mask(codes[0], one), high = _mm512_test_epi32_mask(codes[1], one);
+      const uint32_t bits = low | high << 16;
+      std::memcpy(to, &bits, 4);
+    }
+  }
+  INLINE void finish(const Sums<kRows, kPair>&) const {}
+};
+
 // v[i] holds 16 channels of pixel i; afterwards v[i] holds 8 pixels of channels i and 4 + i, and v[4 + i]
 // those of channels 8 + i and 12 + i.
 INLINE void transpose(__m512 (&v)[8]) {
@@ -174,11 +198,7 @@ INLINE void all_lines(const SomeTiles (&some)[8], const Windows& windows, const 
   const int64_t tiles = (windows.count + 7) / 8, height = windows.count / tiles, higher = windows.count % tiles;
   for (int64_t panel = 0; panel + kPair <= panels.count; panel += kPair) {
     const int64_t channel = panel * kLanes;
-    const int64_t offset = d.store == Op::kStoreBelow   ? channel / 8
-                           : d.store == Op::kStoreCodes ? channel
-                           : d.store == Op::kStore      ? 4 * channel
-                                                        : d.plane * channel;
-    const Place start{static_cast<const uint8_t*>(d.base) + 4 * channel, d.base_at, d.image + offset, d.at};
+    const Place start{static_cast<const uint8_t*>(d.base) + 4 * channel, d.base_at, d.image + d.channels(channel), d.at};
     if (higher > 0) some[height](windows, panels, d, panel, start, 0, higher);
     some[height - 1](windows, panels, d, panel, start, higher * (height + 1), tiles - higher);
   }
@@ -211,7 +231,16 @@ INLINE void direct_to_numbers(const Windows& windows, const Panels& panels, cons
       some_tiles<Way, DirectCodes<kSigns, 3>, 3>, some_tiles<Way, DirectCodes<kSigns, 4>, 4>,
       some_tiles<Way, DirectCodes<kSigns, 5>, 5>, some_tiles<Way, DirectCodes<kSigns, 6>, 6>,
       some_tiles<Way, DirectCodes<kSigns, 7>, 7>, some_tiles<Way, DirectCodes<kSigns, 8>, 8>};
-  all_lines(d.store == Op::kStore ? kPixels : d.store == Op::kStorePlanar ? kPlanar : kCodes, windows, panels, d);
+  static constexpr SomeTiles kPlanes[] = {
+      some_tiles<Way, DirectPlanes<kSigns, 1>, 1>, some_tiles<Way, DirectPlanes<kSigns, 2>, 2>,
+      some_tiles<Way, DirectPlanes<kSigns, 3>, 3>, some_tiles<Way, DirectPlanes<kSigns, 4>, 4>,
+      some_tiles<Way, DirectPlanes<kSigns, 5>, 5>, some_tiles<Way, DirectPlanes<kSigns, 6>, 6>,
+      some_tiles<Way, DirectPlanes<kSigns, 7>, 7>, some_tiles<Way, DirectPlanes<kSigns, 8>, 8>};
+  all_lines(d.store == Op::kStore         ? kPixels
+            : d.store == Op::kStorePlanar ? kPlanar
+            : d.store == Op::kStoreCodes  ? kCodes
+                                          : kPlanes,
+            windows, panels, d);
 }
 
 }  // namespace

@@ -190,26 +190,6 @@ void codes(const PackCodes& p) {
   }
 }
 
-template <int kBits>
-void unpack_planes(const uint8_t* packed, int64_t steps, int factor, int offset, uint8_t* out) {
-  __m512i value[kBits];
-  UNROLL for (int b = 0; b < kBits; ++b) {
-    // the top plane of two's complement counts -2^(bits - 1); all bytes are modulo 256
-    const uint32_t worth = b == kBits - 1 ? 0u - (1u << b) : 1u << b;
-    value[b] = _mm512_set1_epi8(static_cast<char>(worth * static_cast<uint32_t>(factor)));
-  }
-  const __m512i start = _mm512_set1_epi8(static_cast<char>(offset));
-  for (int64_t step = 0; step < steps; ++step, packed += 8 * kBits, out += kPanelWordBytes) {
-    __m512i codes = start;
-    UNROLL for (int b = 0; b < kBits; ++b) {
-      uint64_t plane;
-      std::memcpy(&plane, packed + 8 * b, 8);
-      codes = _mm512_mask_add_epi8(codes, plane, codes, value[b]);
-    }
-    _mm512_storeu_si512(out, codes);
-  }
-}
-
 }  // namespace
 
 namespace avx512 {
@@ -222,19 +202,6 @@ void pack_signs(const PackSigns& p) {
 void pack_codes(const PackCodes& p) {
   if (p.sub != nullptr) return p.div != nullptr ? codes<true, true>(p) : codes<true, false>(p);
   return p.div != nullptr ? codes<false, true>(p) : codes<false, false>(p);
-}
-
-void unpack_codes(const uint8_t* packed, int bits, int64_t steps, int factor, int offset, uint8_t* out) {
-  switch (bits) {
-    case 1: return unpack_planes<1>(packed, steps, factor, offset, out);
-    case 2: return unpack_planes<2>(packed, steps, factor, offset, out);
-    case 3: return unpack_planes<3>(packed, steps, factor, offset, out);
-    case 4: return unpack_planes<4>(packed, steps, factor, offset, out);
-    case 5: return unpack_planes<5>(packed, steps, factor, offset, out);
-    case 6: return unpack_planes<6>(packed, steps, factor, offset, out);
-    case 7: return unpack_planes<7>(packed, steps, factor, offset, out);
-    default: return unpack_planes<8>(packed, steps, factor, offset, out);
-  }
 }
 
 }  // namespace avx512
