@@ -1,3 +1,8 @@
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
 def available() -> tuple[str, ...]: ...
 def cpu_flags() -> tuple[str, ...]: ...
 def compiler() -> str: ...
@@ -56,3 +61,13 @@ class Program:
         scalars: list[tuple[int, int]],
         outputs: list[tuple[int, int]],
     ) -> None: ...
+    def run_tensors(
+        self,
+        backend: str,
+        threads: int,
+        inputs: Sequence[Tensor],
+        scalars: Sequence[Tensor],
+        type: type[Tensor],
+        empty: Callable[..., Tensor],
+        dtypes: tuple[torch.dtype, ...],
+    ) -> tuple[Tensor, ...] | None: ...

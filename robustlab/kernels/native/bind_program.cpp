@@ -12,6 +12,7 @@
 #include <memory>
 
 #include "bind.h"
+#include "bind_tensors.h"
 #include "program.h"
 
 namespace nb = nanobind;
@@ -244,6 +245,45 @@ class Builder {
     program_->run(kernels, threads, images, x, factors, y);
   }
 
+  // The same on tensors of exactly the type `type`. Makes the outputs with empty(N, C, H, W, dtype=...) and returns
+  // them, or nothing where the tensors cannot be read or do not fit: run() then says why, or copies.
+  nb::object run_tensors(const std::string& backend, int threads, nb::sequence inputs, nb::sequence scalars,
+                         nb::handle type, nb::callable empty, nb::tuple dtypes) const {
+    require(program_ != nullptr, "not finished");
+    const ProgramSource& source = program_->source();
+    require(dtypes.size() == source.outputs.size(), "wrong number of types");
+    if (nb::len(inputs) != source.inputs.size() || static_cast<int64_t>(nb::len(scalars)) != scalars_) return nb::none();
+    int64_t images = -1;
+    std::vector<Span> x, factors, y;
+    for (size_t i = 0; i < source.inputs.size(); ++i) {
+      TensorView view;
+      if (!read_tensor(inputs[i], type, view) || view.axes != 4 || !view.floating) return nb::none();
+      const ProgramValue& value = source.values[index(source.inputs[i])];
+      if (images < 0) images = view.shape[0];
+      if (view.shape[0] != images || view.shape[1] != value.channels || view.shape[2] != value.height ||
+          view.shape[3] != value.width)
+        return nb::none();
+      x.emplace_back(reinterpret_cast<uintptr_t>(view.data), images * value.channels * value.height * value.width);
+    }
+    for (int64_t i = 0; i < scalars_; ++i) {
+      TensorView view;
+      if (!read_tensor(scalars[i], type, view) || view.axes != 1 || !view.floating || view.shape[0] != images)
+        return nb::none();
+      factors.emplace_back(reinterpret_cast<uintptr_t>(view.data), images);
+    }
+    nb::list made;
+    for (size_t i = 0; i < source.outputs.size(); ++i) {
+      const ProgramValue& value = source.values[index(source.outputs[i])];
+      nb::object result = empty(images, value.channels, value.height, value.width, nb::arg("dtype") = dtypes[i]);
+      TensorView view;
+      if (!read_tensor(result, type, view) || view.floating != (value.kind == ValueKind::kFloat)) return nb::none();
+      y.emplace_back(reinterpret_cast<uintptr_t>(view.data), images * value.channels * value.height * value.width);
+      made.append(result);
+    }
+    run(backend, threads, images, x, factors, y);
+    return nb::tuple(made);
+  }
+
  private:
   static size_t index(int64_t value) { return static_cast<size_t>(value); }
 
@@ -378,7 +418,8 @@ void bind_program(nb::module_& m) {
       .def("subsample", &Builder::subsample)
       .def("finish", &Builder::finish)
       .def("arena_bytes", &Builder::arena_bytes)
-      .def("run", &Builder::run);
+      .def("run", &Builder::run)
+      .def("run_tensors", &Builder::run_tensors);
 }
 
 }  // namespace robustlab

@@ -42,16 +42,22 @@ class Program:
 
         Outputs are contiguous (N, C, H, W), float32 or int32. Raises `ArgumentError` for tensors that do not fit.
         """
+        extension = native_kernels()
+        if extension is not None:
+            backend, threads = dispatch.backend(), torch.get_num_threads()
+            program = self._native(extension)
+            quick = program.run_tensors(backend, threads, inputs, scalars, Tensor, torch.empty, self._dtypes)
+            if quick is not None:
+                return quick
         batch = self._batch(inputs, scalars)
         x = [_checked("inputs", tensor, (batch, *shape)) for shape, tensor in zip(self._read, inputs, strict=True)]
         factors = [_checked("scalars", tensor, (batch,)) for tensor in scalars]
-        extension = native_kernels()
         if extension is None:
             with torch.no_grad():
                 return interpret(self.values, self.nodes, dict(zip(self.inputs, x, strict=True)), factors, self.outputs)
-        program = self._native(extension)
-        results = tuple([torch.empty(batch, *shape, dtype=dtype) for shape, dtype in self._made])
-        program.run(dispatch.backend(), torch.get_num_threads(), batch, spans(x), spans(factors), spans(results))
+        made = zip(self.outputs, self._dtypes, strict=True)
+        results = tuple([torch.empty(batch, *self.values[handle].shape, dtype=dtype) for handle, dtype in made])
+        program.run(backend, threads, batch, spans(x), spans(factors), spans(results))
         return results
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -65,10 +71,9 @@ class Program:
         return 0 if extension is None else self._native(extension).arena_bytes()
 
     @cached_property
-    def _made(self) -> tuple[tuple[tuple[int, int, int], torch.dtype], ...]:
-        """Shape, without the batch, and type of every output."""
-        values = [self.values[handle] for handle in self.outputs]
-        return tuple((v.shape, torch.int32 if v.kind == "int" else torch.float32) for v in values)
+    def _dtypes(self) -> tuple[torch.dtype, ...]:
+        """Type of every output."""
+        return tuple(torch.int32 if self.values[handle].kind == "int" else torch.float32 for handle in self.outputs)
 
     def _native(self, extension: ModuleType) -> _native.Program:
         """The native program, built at the first use. If two threads do so at once, one of both is kept."""
