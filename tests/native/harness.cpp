@@ -145,7 +145,8 @@ const std::vector<const KernelTable*>& tables() {
 #endif
 #if defined(ROBUSTLAB_AVX512)
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vpopcntdq"))
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vpopcntdq") &&
+        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni"))
       list.push_back(&avx512_kernels());
 #endif
 #if defined(ROBUSTLAB_NEON)

@@ -125,6 +125,7 @@ void check_depthwise(const KernelTable& table, Random& random, Case& c);
 void check_pack_signs(const KernelTable& table, Random& random, Case& c);
 void check_pack_codes(const KernelTable& table, Random& random, Case& c);
 void check_unpack_codes(const KernelTable& table, Random& random, Case& c);
+void check_direct(const KernelTable& table, Random& random, Case& c);
 void check_steps(const KernelTable& table, Random& random, Case& c);
 void check_conv(const KernelTable& table, Random& random, Case& c);
 

@@ -16,7 +16,7 @@ const Named kChecks[] = {
     {"bits_threshold", check::check_bits_threshold}, {"depthwise", check::check_depthwise},
     {"pack_signs", check::check_pack_signs},         {"pack_codes", check::check_pack_codes},
     {"unpack_codes", check::check_unpack_codes},     {"run_steps", check::check_steps},
-    {"run_steps", check::check_steps},               {"convolution", check::check_conv},
+    {"run_steps", check::check_steps},               {"convolution", check::check_conv},              {"direct", check::check_direct},
     {"convolution", check::check_conv},
 };
 

@@ -162,9 +162,14 @@ struct DirectPlanar {
       }
     }
   }
+  // A masked extraction to memory would fault for pixels that are not stored; a masked store of a register does not.
+  static INLINE void store_some(uint8_t* at, __m256 pixels) {
+    __asm__("" : "+v"(pixels));
+    _mm256_mask_storeu_ps(at, static_cast<__mmask8>((1u << kRows) - 1u), pixels);
+  }
   static INLINE void store(uint8_t* at, __m256 pixels) {
     if (kRows == 8) _mm256_storeu_ps(reinterpret_cast<float*>(at), pixels);
-    else _mm256_mask_storeu_ps(at, static_cast<__mmask8>((1u << kRows) - 1u), pixels);
+    else store_some(at, pixels);
   }
 };
 

@@ -61,7 +61,9 @@ template <bool kThresholds>
 void pack_signs_of(const PackSigns& p) {
   for (int64_t c = 0; c < p.channels; c += 32) {
     const int64_t depth = at_most(p.channels - c, 32);
-    for (int64_t pixel = 0; pixel < p.pixels; pixel += 64) {
+    int64_t begin = 0;
+    for (; p.pixels - begin >= 128; begin += 128) pack_pixels<8, kThresholds>(p, begin, 128, c, depth);
+    for (int64_t pixel = begin; pixel < p.pixels; pixel += 64) {
       const int64_t count = at_most(p.pixels - pixel, 64);
       if (count > 48) pack_pixels<4, kThresholds>(p, pixel, count, c, depth);
       else if (count > 32) pack_pixels<3, kThresholds>(p, pixel, count, c, depth);

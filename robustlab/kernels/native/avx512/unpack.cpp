@@ -15,11 +15,14 @@ void unpack_codes(const uint8_t* packed, int bits, int64_t steps, int factor, in
   const __m512i columns = _mm512_set1_epi64(static_cast<int64_t>(0x8040201008040201u));
   const __m512i start = _mm512_set1_epi8(static_cast<char>(offset));
   const __mmask64 used = bits == 8 ? ~__mmask64{0} : (__mmask64{1} << (8 * bits)) - 1;
-  const bool twice = factor == 2;
+  const __m512i times = _mm512_set1_epi16(static_cast<int16_t>(factor)), even = _mm512_set1_epi16(0xff);
   for (int64_t step = 0; step < steps; ++step, packed += 8 * bits, out += kPanelWordBytes) {
     const __m512i planes = _mm512_permutexvar_epi8(rows, _mm512_maskz_loadu_epi8(used, packed));
     __m512i codes = _mm512_gf2p8affine_epi64_epi8(columns, planes, 0);
-    if (twice) codes = _mm512_add_epi8(codes, codes);
+    if (factor != 1) {   // modulo 256, so the odd bytes of a product of words are those of the bytes
+      const __m512i low = _mm512_and_si512(_mm512_mullo_epi16(codes, times), even);
+      codes = _mm512_or_si512(low, _mm512_mullo_epi16(_mm512_andnot_si512(even, codes), times));
+    }
     _mm512_storeu_si512(out, _mm512_add_epi8(codes, start));
   }
 }
