@@ -43,27 +43,27 @@ struct BothNegative {
 
 template <class Last>
 struct Signs {
-  template <class RowsOf, int kRows, int kPanels, class Target>
+  template <class RowsOf, int kRows, int kPanels, class Target, class Aside>
   static INLINE void meet(Sums<kRows, kPanels>& sums, RowsOf& rows, const Windows& windows, const Panels& panels,
-                          const uint8_t* image, const uint8_t* weights, const Target& target) {
-    meet_runs<DifferFirst, Differ, Last>(sums, rows, windows, image, weights, panels.bytes, target);
+                          const uint8_t* image, const uint8_t* weights, const Target& target, Aside& aside) {
+    meet_runs<DifferFirst, Differ, Last>(sums, rows, windows, image, weights, panels.bytes, target, aside);
   }
 };
 
 // From the largest power of two down: what is summed so far doubles from one power to the next.
 template <class Last>
 struct Planes {
-  template <class RowsOf, int kRows, int kPanels, class Target>
+  template <class RowsOf, int kRows, int kPanels, class Target, class Aside>
   static INLINE void meet(Sums<kRows, kPanels>& sums, RowsOf& rows, const Windows& windows, const Panels& panels,
-                          const uint8_t* image, const uint8_t* weights, const Target& target) {
+                          const uint8_t* image, const uint8_t* weights, const Target& target, Aside& aside) {
     const int64_t plane_bytes = windows.runs * windows.words * kPanelWordBytes;
     const int top = panels.planes - 1, activation_top = panels.activation_planes - 1;
     if (top == 0) {
       meet_runs<DifferFirst, Differ, Last>(sums, rows, windows, image + activation_top * windows.plane, weights,
-                                           panels.bytes, Keep());
+                                           panels.bytes, Keep(), aside);
       for (int power = activation_top - 1; power >= 0; --power) {
         sums.twice();
-        meet_runs<Differ, Differ, Last>(sums, rows, windows, image + power * windows.plane, weights, panels.bytes, Keep());
+        meet_runs<Differ, Differ, Last>(sums, rows, windows, image + power * windows.plane, weights, panels.bytes, Keep(), aside);
       }
     } else {
       sums.clear();
@@ -72,8 +72,8 @@ struct Planes {
         for (int i = power > activation_top ? power - activation_top : 0; i <= top && i <= power; ++i) {
           const uint8_t* from = image + (power - i) * windows.plane;
           const uint8_t* plane = weights + i * plane_bytes;
-          if (i < top) meet_runs<Both, Both, Both>(sums, rows, windows, from, plane, panels.bytes, Keep());
-          else meet_runs<BothNegative, BothNegative, BothNegative>(sums, rows, windows, from, plane, panels.bytes, Keep());
+          if (i < top) meet_runs<Both, Both, Both>(sums, rows, windows, from, plane, panels.bytes, Keep(), aside);
+          else meet_runs<BothNegative, BothNegative, BothNegative>(sums, rows, windows, from, plane, panels.bytes, Keep(), aside);
         }
       }
     }

@@ -12,11 +12,11 @@ struct Multiply {
 };
 
 struct Codes {
-  template <class RowsOf, int kRows, int kPanels, class Target>
+  template <class RowsOf, int kRows, int kPanels, class Target, class Aside>
   static INLINE void meet(Sums<kRows, kPanels>& sums, RowsOf& rows, const Windows& windows, const Panels& panels,
-                          const uint8_t* image, const uint8_t* weights, const Target& target) {
+                          const uint8_t* image, const uint8_t* weights, const Target& target, Aside& aside) {
     sums.clear();
-    meet_runs<Multiply, Multiply, Multiply>(sums, rows, windows, image, weights, panels.bytes, target);
+    meet_runs<Multiply, Multiply, Multiply>(sums, rows, windows, image, weights, panels.bytes, target, aside);
   }
 };
 

@@ -25,7 +25,8 @@ struct DirectBits {
   Place place;
   uint32_t flip;
 
-  INLINE DirectBits(const Direct& d, int64_t panel, const Place& first)
+  static INLINE Nothing aside(const Direct&) { return {}; }
+  INLINE DirectBits(const Direct& d, int64_t panel, const Place& first, Nothing&)
       : place(first), flip(d.flip[panel] | static_cast<uint32_t>(d.flip[panel + 1]) << 16) {}
   INLINE void take(int m, const __m512i (&sums)[kPair]) const {
     const uint8_t* limits = place.base_of(m);
@@ -37,7 +38,8 @@ struct DirectBits {
   INLINE void finish(const Sums<kRows, kPair>&) const {}
 };
 
-// fl(fl(float(base + raw * factor) * scale) + bias). Signs count -2 for every bit that differs, codes a power of two.
+// fl(fl(float(base + raw * factor) * scale) + bias). Signs count -2 for every bit that differs, and `base` is float: all are
+// whole numbers below 2^24, so nothing is rounded. Codes count 1, 2 or 4, and `base` is int32.
 template <bool kSigns>
 struct Affine {
   const float *scale, *bias;
@@ -49,7 +51,6 @@ struct Affine {
         shift(_mm_cvtsi32_si128(d.factor >> 1)) {}   // of 1, 2 and 4 to 0, 1 and 2
   INLINE __m512 of(__m512i raw, const uint8_t* base, int n) const {
     base += 4 * kLanes * n;
-    // with signs all are whole numbers below 2^24: nothing is rounded
     const __m512 acc =
         kSigns ? _mm512_fnmadd_ps(_mm512_cvtepi32_ps(raw), _mm512_set1_ps(2.0f), _mm512_loadu_ps(base))
                : _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(base), _mm512_sll_epi32(raw, shift)));
@@ -62,7 +63,8 @@ struct DirectPixels {
   Place place;
   Affine<kSigns> affine;
 
-  INLINE DirectPixels(const Direct& d, int64_t panel, const Place& first) : place(first), affine(d, panel) {}
+  static INLINE Nothing aside(const Direct&) { return {}; }
+  INLINE DirectPixels(const Direct& d, int64_t panel, const Place& first, Nothing&) : place(first), affine(d, panel) {}
   INLINE void take(int m, const __m512i (&sums)[kPair]) const {
     UNROLL for (int n = 0; n < kPair; ++n)
       _mm512_storeu_ps(place.to_of(m) + 4 * kLanes * n, affine.of(sums[n], place.base_of(m), n));
@@ -76,7 +78,8 @@ struct DirectCodes {
   Affine<kSigns> affine;
   Rounding rounding;
 
-  INLINE DirectCodes(const Direct& d, int64_t panel, const Place& first)
+  static INLINE Nothing aside(const Direct&) { return {}; }
+  INLINE DirectCodes(const Direct& d, int64_t panel, const Place& first, Nothing&)
       : place(first), affine(d, panel), rounding(d.quantizer) {}
   INLINE void take(int m, const __m512i (&sums)[kPair]) const {
     UNROLL for (int n = 0; n < kPair; ++n)
@@ -94,7 +97,8 @@ struct DirectPlanes {
   int64_t plane;
   int32_t largest;
 
-  INLINE DirectPlanes(const Direct& d, int64_t panel, const Place& first)
+  static INLINE Nothing aside(const Direct&) { return {}; }
+  INLINE DirectPlanes(const Direct& d, int64_t panel, const Place& first, Nothing&)
       : place(first), affine(d, panel), rounding(d.quantizer), plane(d.plane), largest(d.quantizer.largest) {}
   INLINE void take(int m, const __m512i (&sums)[kPair]) const {
     __m512i codes[kPair];
@@ -110,89 +114,97 @@ struct DirectPlanes {
   INLINE void finish(const Sums<kRows, kPair>&) const {}
 };
 
-// v[i] holds 16 channels of pixel i; afterwards v[i] holds 8 pixels of channels i and 4 + i, and v[4 + i]
-// those of channels 8 + i and 12 + i.
-INLINE void transpose(__m512 (&v)[8]) {
-  __m512 t[8];
-  UNROLL for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+// Eight pixels of a pair of panels on their way to planes. To turn them takes as long as all the rest behind a product, so
+// it is done four channels at a time, between the words of the next tile.
+template <int kRows>
+class Turning {
+ public:
+  explicit INLINE Turning(int64_t plane) : plane_(plane) {}
+
+  INLINE void set(int m, int n, __m512 values) { _mm512_store_ps(values_[m] + n * kLanes, values); }
+  INLINE void start(uint8_t* to) {
+    to_ = to;
+    next_ = 0;
   }
-  const auto pairs = [](__m512 a, __m512 b, bool high) {
-    const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
-    return _mm512_castpd_ps(high ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y));
-  };
-  UNROLL for (int i = 0; i < 8; i += 4) {
-    v[i] = pairs(t[i], t[i + 2], false);
-    v[i + 1] = pairs(t[i], t[i + 2], true);
-    v[i + 2] = pairs(t[i + 1], t[i + 3], false);
-    v[i + 3] = pairs(t[i + 1], t[i + 3], true);
+  INLINE void step() {
+    if (next_ < kPair * kLanes) turn();
   }
-  // 128-bit block b of v[i] is channel 4 b + i of pixels 0 .. 3, of v[4 + i] of pixels 4 .. 7
-  const __m512i front = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), back = _mm512_add_epi64(front, _mm512_set1_epi64(4));
-  UNROLL for (int i = 0; i < 4; ++i) {
-    const __m512d a = _mm512_castps_pd(v[i]), b = _mm512_castps_pd(v[4 + i]);
-    t[i] = _mm512_castpd_ps(_mm512_permutex2var_pd(a, front, b));
-    t[4 + i] = _mm512_castpd_ps(_mm512_permutex2var_pd(a, back, b));
+  INLINE void finish() {
+    while (next_ < kPair * kLanes) turn();
   }
-  UNROLL for (int i = 0; i < 8; ++i) v[i] = t[i];
-}
+
+ private:
+  INLINE void turn() {
+    __m256 v[4];   // pixels i and 4 + i
+    UNROLL for (int i = 0; i < 4; ++i)
+      v[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_load_ps(values_[i] + next_)),
+                                  _mm_load_ps(values_[4 + i] + next_), 1);
+    const __m256 a = _mm256_unpacklo_ps(v[0], v[1]), b = _mm256_unpackhi_ps(v[0], v[1]);
+    const __m256 c = _mm256_unpacklo_ps(v[2], v[3]), d = _mm256_unpackhi_ps(v[2], v[3]);
+    store(to_, _mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
+    store(to_ + plane_, _mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
+    store(to_ + 2 * plane_, _mm256_unpacklo_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
+    store(to_ + 3 * plane_, _mm256_unpackhi_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
+    to_ += 4 * plane_;
+    next_ += 4;
+  }
+  static INLINE void store(uint8_t* at, __m256d pixels) {
+    if (kRows == 8) _mm256_storeu_ps(reinterpret_cast<float*>(at), _mm256_castpd_ps(pixels));
+    else _mm256_mask_storeu_ps(at, static_cast<__mmask8>((1u << kRows) - 1u), _mm256_castpd_ps(pixels));
+  }
+
+  alignas(64) float values_[8][kPair * kLanes] = {};
+  int64_t plane_;
+  uint8_t* to_ = nullptr;
+  int64_t next_ = kPair * kLanes;   // the first channel that is not stored yet
+};
 
 template <bool kSigns, int kRows>
 struct DirectPlanar {
   Place place;
-  int64_t plane;
   Affine<kSigns> affine;
+  Turning<kRows>& turning;
 
-  INLINE DirectPlanar(const Direct& d, int64_t panel, const Place& first)
-      : place(first), plane(d.plane), affine(d, panel) {}
+  static INLINE Turning<kRows> aside(const Direct& d) { return Turning<kRows>(d.plane); }
+  INLINE DirectPlanar(const Direct& d, int64_t panel, const Place& first, Turning<kRows>& other)
+      : place(first), affine(d, panel), turning(other) {}
   INLINE void take(int, const __m512i (&)[kPair]) const {}
   INLINE void finish(const Sums<kRows, kPair>& sums) const {
-    uint8_t* to = place.to_of(0);
-    UNROLL for (int n = 0; n < kPair; ++n) {
-      __m512 v[8];
-      UNROLL for (int m = 0; m < 8; ++m)
-        v[m] = m < kRows ? affine.of(sums.of[m][n], place.base_of(m), n) : _mm512_setzero_ps();
-      transpose(v);
-      UNROLL for (int half = 0; half < 2; ++half) {
-        UNROLL for (int i = 0; i < 4; ++i) store(to + i * plane, _mm512_castps512_ps256(v[4 * half + i]));
-        to += 4 * plane;
-        UNROLL for (int i = 0; i < 4; ++i) store(to + i * plane, _mm512_extractf32x8_ps(v[4 * half + i], 1));
-        to += 4 * plane;
-      }
-    }
-  }
-  // A masked extraction to memory would fault for pixels that are not stored; a masked store of a register does not.
-  static INLINE void store_some(uint8_t* at, __m256 pixels) {
-    __asm__("" : "+v"(pixels));
-    _mm256_mask_storeu_ps(at, static_cast<__mmask8>((1u << kRows) - 1u), pixels);
-  }
-  static INLINE void store(uint8_t* at, __m256 pixels) {
-    if (kRows == 8) _mm256_storeu_ps(reinterpret_cast<float*>(at), pixels);
-    else store_some(at, pixels);
+    turning.finish();   // the rest of the tile before, where this one had few words
+    UNROLL for (int m = 0; m < kRows; ++m)
+      UNROLL for (int n = 0; n < kPair; ++n) turning.set(m, n, affine.of(sums.of[m][n], place.base_of(m), n));
+    turning.start(place.to_of(0));
   }
 };
 
 // `tiles` tiles of kRows pixels from pixel `x` on, of all lines.
-template <class Way, class Sink, int kRows>
-NOINLINE void some_tiles(const Windows& windows, const Panels& panels, const Direct& d, int64_t panel, Place start,
-                         int64_t x, int64_t tiles) {
+template <class Way, class Sink, int kRows, class Aside>
+INLINE void run_tiles(const Windows& windows, const Panels& panels, const Direct& d, int64_t panel, Place start,
+                      int64_t x, int64_t tiles, Aside& aside) {
   EvenRows<kRows> rows(d.step);
   const uint8_t* weights = panels.data + panel * panels.bytes;
   const uint8_t* line = windows.image + x * d.step;
   start.base_at += x;
   start.at += x;
   for (int64_t l = 0; l < d.lines; ++l, line += d.in, start.to += d.out) {
-    Sink sink(d, panel, start);
+    Sink sink(d, panel, start, aside);
     const uint8_t* image = line;
     for (int64_t t = 0; t < tiles; ++t) {
       Sums<kRows, kPair> sums;
-      Way::meet(sums, rows, windows, panels, image, weights, sink);
+      Way::meet(sums, rows, windows, panels, image, weights, sink, aside);
       image += kRows * d.step;
       sink.place.base_at += kRows;
       sink.place.at += kRows;
     }
   }
+}
+
+template <class Way, class Sink, int kRows>
+NOINLINE void some_tiles(const Windows& windows, const Panels& panels, const Direct& d, int64_t panel, Place start,
+                         int64_t x, int64_t tiles) {
+  auto aside = Sink::aside(d);
+  run_tiles<Way, Sink, kRows>(windows, panels, d, panel, start, x, tiles, aside);
+  aside.finish();
 }
 
 using SomeTiles = void (*)(const Windows& windows, const Panels& panels, const Direct& d, int64_t panel, Place start,

@@ -45,7 +45,7 @@ constexpr bool same = false;
 template <class A>
 constexpr bool same<A, A> = true;
 
-// For products that are summed up further.
+// Where the sums of a word go that is not the last.
 struct Keep {
   template <int kPanels>
   INLINE void take(int, const __m512i (&)[kPanels]) const {}
@@ -106,12 +106,18 @@ INLINE void meet_word(Sums<kRows, kPanels>& sums, RowsOf& rows, const uint8_t*& 
   }
 }
 
+// Work of another tile that is done between the words of this one.
+struct Nothing {
+  INLINE void step() const {}
+  INLINE void finish() const {}
+};
+
 // All runs, in three ways for two words to meet: First for the first word of all, which need not add, and Last for the
 // last word of a run, of which only some bits may be used. The very last word stores the sums as it goes: many
 // wide stores at once would hold up the sums that follow.
-template <class First, class Meet, class Last, class RowsOf, int kRows, int kPanels, class Target>
+template <class First, class Meet, class Last, class RowsOf, int kRows, int kPanels, class Target, class Aside>
 INLINE void meet_runs(Sums<kRows, kPanels>& sums, RowsOf& rows, const Windows& windows, const uint8_t* image,
-                      const uint8_t* weights, int64_t panel_bytes, const Target& target) {
+                      const uint8_t* weights, int64_t panel_bytes, const Target& target, Aside& aside) {
   // where all words meet alike there is one loop: two would not share the registers of their sums
   constexpr bool kAlike = same<Meet, Last>;
   const __m512i used = _mm512_set1_epi32(static_cast<int32_t>(windows.tail));
@@ -127,8 +133,10 @@ INLINE void meet_runs(Sums<kRows, kPanels>& sums, RowsOf& rows, const Windows& w
     sums.clear();
   }
   for (int64_t run = 1;; ++run) {
-    for (; word != end; word += 4, weights += kPanelWordBytes)
+    for (; word != end; word += 4, weights += kPanelWordBytes) {
       meet_word<Meet>(sums, rows, word, weights, panel_bytes, used, Keep());
+      aside.step();
+    }
     if (run == runs) break;
     if (!kAlike) {
       meet_word<Last>(sums, rows, word, weights, panel_bytes, used, Keep());
@@ -150,8 +158,9 @@ template <class Way, class Target, int kRows, int kPanels>
 NOINLINE void tile(const Windows& windows, const Panels& panels, const Target& target, int64_t row, int64_t panel) {
   Rows<kRows> rows(windows.starts + row);
   Sums<kRows, kPanels> sums;
+  Nothing aside;
   Way::meet(sums, rows, windows, panels, windows.image, panels.data + panel * panels.bytes,
-            typename Target::template Tile<kRows, kPanels>(target, row, panel));
+            typename Target::template Tile<kRows, kPanels>(target, row, panel), aside);
 }
 
 // All rows, in tiles of about the same height. tiles[m - 1] takes m rows.
