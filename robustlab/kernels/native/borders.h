@@ -18,6 +18,13 @@ class Borders {
     return row_class_[static_cast<size_t>(out_y)] * static_cast<int32_t>(column_ranges_.size()) +
            column_class_[static_cast<size_t>(out_x)];
   }
+  // Lines of equal class have the same pattern in every column.
+  int64_t line_classes() const { return static_cast<int64_t>(row_ranges_.size()); }
+  int32_t line_class(int64_t out_y) const { return row_class_[static_cast<size_t>(out_y)]; }
+  int32_t class_pattern(int64_t line_class, int64_t out_x) const {
+    return static_cast<int32_t>(line_class * static_cast<int64_t>(column_ranges_.size())) +
+           column_class_[static_cast<size_t>(out_x)];
+  }
   bool inside(int64_t pattern, int64_t tap_y, int64_t tap_x) const {
     const auto columns = static_cast<int64_t>(column_ranges_.size());
     return row_ranges_[static_cast<size_t>(pattern / columns)].has(tap_y) &&

@@ -273,14 +273,17 @@ void fill_constants(const Plan& plan, std::vector<StepPlan>& steps, ConvConstant
     accumulate.sum_factor = c.sum_factor.data();
   }
   c.limits.clear();
-  c.no_bias.clear();
-  c.float_base.clear();
-  if (plan.direct(steps) != nullptr) {
-    c.no_bias.assign(static_cast<size_t>(c.step), -0.0f);
-    if (plan.form == Activation::kSigns) c.float_base.assign(c.base.begin(), c.base.end());
-  }
   if (plan.form == Activation::kSigns && g.groups == 1 && steps.size() == 2 && steps[1].step.op == Op::kStoreBelow)
     fill_limits(g, steps[1].step, patterns, c);
+  c.no_bias.clear();
+  c.float_base.clear();
+  c.base_at.clear();
+  if (plan.direct(steps) == nullptr) return;
+  c.no_bias.assign(static_cast<size_t>(c.step), -0.0f);
+  if (plan.form == Activation::kSigns) c.float_base.assign(c.base.begin(), c.base.end());
+  for (int64_t lines = 0; lines < (c.borders ? c.borders->line_classes() : 1); ++lines)
+    for (int64_t x = 0; x < plan.space.width; ++x)
+      c.base_at.push_back(c.borders ? c.borders->class_pattern(lines, x) * c.step : 0);
 }
 
 void run_plan(const Plan& plan, int threads, const std::vector<StepPlan>& steps) {

@@ -14,9 +14,10 @@ constexpr int64_t kLeastWidth = 5;      // narrower lines leave registers of a t
 constexpr int64_t kMostRows = 448;      // of a task, so that its inputs and outputs stay in the first cache
 constexpr double kThreadWorth = 8e3;    // nanoseconds of work that are worth one more thread
 
-// Lines [begin, begin + count) of an image: those with the same border patterns.
+// Lines [begin, begin + count) of an image, all of one class.
 struct Stretch {
   int64_t begin, count;
+  const int64_t* base_at;   // [width]
 };
 
 struct Job {
@@ -24,7 +25,6 @@ struct Job {
   const StepPlan& store;
   const Direct& direct;              // of the first image, without lines and base_at
   const std::vector<Stretch>& stretches;
-  const int64_t* base_at;            // [stretch][width]
   int64_t chunk, chunks;             // panels of a task
 
   void run(int64_t task) const {
@@ -42,7 +42,7 @@ struct Job {
     const int64_t channel = first * kLanes;
     part.lines = stretch.count;
     part.base = static_cast<const int32_t*>(part.base) + channel;
-    part.base_at = base_at + s * layer.space.width;
+    part.base_at = stretch.base_at;
     if (part.flip != nullptr) part.flip += first;
     if (part.scale != nullptr) part.scale += channel;
     if (part.bias != nullptr) part.bias += channel;
@@ -53,16 +53,17 @@ struct Job {
   }
 };
 
-// The lines of an image, those with equal patterns together but at most `most` of them.
+// The lines of an image, those of one class together but at most `most` of them.
 std::vector<Stretch> stretches_of(const RowSpace& space, const ConvConstants& c, int64_t most) {
+  const auto line_class = [&](int64_t y) { return c.borders ? c.borders->line_class(y) : 0; };
   std::vector<Stretch> found;
   for (int64_t y = 0; y < space.height;) {
+    const int32_t of = line_class(y);
     int64_t stop = y + 1;
-    while (stop < space.height && (!c.borders || c.borders->pattern(stop, 0) == c.borders->pattern(y, 0))) ++stop;
-    const int64_t parts = (stop - y + most - 1) / most;
-    for (int64_t part = parts; part > 0; --part) {
-      const int64_t lines = (stop - y + part - 1) / part;
-      found.push_back({y, lines});
+    while (stop < space.height && line_class(stop) == of) ++stop;
+    for (int64_t parts = (stop - y + most - 1) / most; parts > 0; --parts) {
+      const int64_t lines = (stop - y + parts - 1) / parts;
+      found.push_back({y, lines, c.base_at.data() + of * space.width});
       y += lines;
     }
   }
@@ -89,7 +90,7 @@ DirectFunction direct_product(const KernelTable& kernels, const ConvLayer& layer
 }
 
 void run_direct(const DirectLayer& layer, int threads, const std::vector<StepPlan>& steps) {
-  thread_local Buffer at_room, base_room;
+  thread_local Buffer at_room;
   const ConvConstants& c = layer.constants;
   const StepPlan& store = steps.back();
   const int64_t width = layer.space.width;
@@ -125,12 +126,7 @@ void run_direct(const DirectLayer& layer, int threads, const std::vector<StepPla
   const int64_t most = workers > 1 ? layer.space.rows() / (4 * workers) : kMostRows;
   const std::vector<Stretch> stretches =
       stretches_of(layer.space, c, std::max<int64_t>(1, std::clamp<int64_t>(most, 1, kMostRows) / width));
-  int64_t* base_at = base_room.room<int64_t>(width * static_cast<int64_t>(stretches.size()));
-  for (size_t s = 0; s < stretches.size(); ++s)
-    for (int64_t x = 0; x < width; ++x)
-      base_at[static_cast<int64_t>(s) * width + x] =
-          c.borders ? c.borders->pattern(stretches[s].begin, x) * c.step : 0;
-  Job job{layer, store, direct, stretches, base_at, layer.panels.count, 1};
+  Job job{layer, store, direct, stretches, layer.panels.count, 1};
   // few lines: threads share the channels as well, 64 or more of them each
   if (workers > 1 && static_cast<int64_t>(stretches.size()) * layer.space.images < 4 * workers)
     job.chunk = std::max<int64_t>(4, layer.panels.count / 8 * 2);

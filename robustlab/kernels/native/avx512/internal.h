@@ -1,6 +1,6 @@
-// Shared by the AVX-512 files (F, BW, VL, DQ, VNNI, VPOPCNTDQ, VBMI, GFNI: Ice Lake, Zen 4 and newer). No standard library templates anywhere in this folder,
-// and every inline function in an anonymous namespace: code compiled for AVX-512 must not become the copy that the linker
-// keeps for everybody.
+// Shared by the AVX-512 files (F, BW, VL, DQ, VNNI, VPOPCNTDQ, VBMI, GFNI: Ice Lake, Zen 4 and newer). No standard library
+// templates anywhere in this folder, and every inline function in an anonymous namespace: code compiled for AVX-512 must
+// not become the copy that the linker keeps for everybody.
 #pragma once
 
 #include <immintrin.h>
