@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlab.compress.composed import Composed
-from robustlab.compress.deployability import classify
+from robustlab.compress.deployable import classify
 from robustlab.compress.freeze import FrozenLayer, freeze_layer
 from robustlab.compress.layers import CompressedConv2d, CompressedLayer
 from robustlab.core.digest import tensors_digest

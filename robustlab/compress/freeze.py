@@ -21,7 +21,7 @@ from robustlab.compress.composed import COMPOSITIONS, Composed, compose
 from robustlab.compress.layers import Affine, CompressedConv2d, CompressedLayer, CompressedLinear
 from robustlab.compress.quantizers import affine_codes
 from robustlab.compress.structure import BatchNorm, replace
-from robustlab.core.errors import RobustlabError, check_int, invalid
+from robustlab.core.errors import ArgumentError, RobustlabError, check_int, invalid
 from robustlab.core.subgradients import sign_ste
 from robustlab.kernels import ActivationSpec, ConvGeometry
 from robustlab.kernels.spec import check_accumulator, check_weight_zero_point, largest_weight, zero_point_unit
@@ -148,7 +148,7 @@ def freeze(model: nn.Module, *, factorable: bool = False) -> nn.Module:
     around one where its algorithm has float operations there.
 
     Batch norms that were not folded become stored affines. What cannot be deployed exactly is refused, or with
-    `factorable` replaced by the documented form that can: see `robustlab.compress.deployability.deployability`.
+    `factorable` replaced by the documented form that can: see `robustlab.compress.deployability`.
     Raises `ArgumentError` for a model without compressed layers and `RobustlabError` for such a layer, or one whose
     scales or biases are not finite.
     """
@@ -179,7 +179,10 @@ def freeze_layer(name: str, layer: CompressedLayer, *, factorable: bool = False)
             raise RobustlabError(f"layer {name} cannot be deployed exactly: {obstacle}, or factorable=True")
     with torch.no_grad():
         codes, weight_scale = layer.quantize_weight.codes(layer.weight)
-    activation = layer.quantize_input.spec()
+    try:
+        activation = layer.quantize_input.spec()
+    except ArgumentError as error:
+        raise ArgumentError(f"layer {name}: {error}") from error
     scale = weight_scale.detach().float()
     if activation is not None:
         scale = torch.tensor(activation.scale, dtype=torch.float32, device=scale.device) * scale

@@ -226,7 +226,7 @@ def test_the_first_step_is_no_worse_than_its_neighbours() -> None:
 
 
 @pytest.mark.parametrize("snapped", [True, False])
-def test_lsq_plus_learns_its_offset_as_eq_5_says(snapped: bool) -> None:
+def test_lsq_plus_learns_steps_and_offset_as_defined(snapped: bool) -> None:
     coder = OffsetInput(3, snapped)
     coder.set_grid(0.5, 3)
     with torch.no_grad():

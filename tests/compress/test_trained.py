@@ -14,17 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import robustlab as rl
-from robustlab.compress import TrainConfig, freeze, qat
-from robustlab.compress.algorithms import TRAINED
+from robustlab.compress import TRAINED, TrainConfig, check_model, deployability, freeze, qat
 from robustlab.compress.algorithms.lsq import StepInput, StepWeight
-from robustlab.compress.checking import check_layer, check_model
+from robustlab.compress.checking import check_layer
 from robustlab.compress.composed import Composed
-from robustlab.compress.deployability import deployability
+from robustlab.compress.compress import calibrate
 from robustlab.compress.freeze import FrozenLayer
 from robustlab.compress.layers import CompressedConv2d, CompressedLayer
 from robustlab.core.errors import ArgumentError, ModelFileError, RobustlabError
 from robustlab.deploy import PackedLayer, deploy, fingerprint, load, optimize, save, simulated_twin, stored_bytes
 from robustlab.deploy.file import read_model_file
+from robustlab.kernels import binary_conv2d, mapped_conv2d, per_sample_conv2d
 
 CASES = [
     *((name, 1) for name, algorithm in TRAINED.items() if algorithm.binary),
@@ -370,3 +370,41 @@ def test_frozen_layers_stay_inside_their_composition() -> None:
     uneven = frozen.get_submodule("uneven")
     assert isinstance(uneven, Composed) and uneven.bias is not None
     assert isinstance(layers(trained("xnor", 1))["uneven"], CompressedConv2d)
+
+
+def test_factors_around_a_packed_layer_equal_the_fused_kernels() -> None:
+    """A layer with a factor per sample, or per position, gives what the one-call kernels define, bit for bit."""
+    x = torch.randn(3, 12, 7, 7)
+    sample, mapped = (deploy(trained(name, 1)).get_submodule("depthwise") for name in ("xnor", "xnor++"))
+    assert isinstance(sample, Composed) and isinstance(mapped, Composed)
+    with torch.no_grad():
+        packed = sample.layer
+        factor = x.abs().mean((1, 2, 3))
+        wanted = per_sample_conv2d(x, packed.weight(), packed.scale, factor, None, packed.scheme.geometry)
+        assert torch.equal(sample(x), wanted)
+        packed, maps = mapped.layer, (mapped.get_buffer("rows_factor")[:7], mapped.get_buffer("columns_factor")[:7])
+        wanted = mapped_conv2d(x, packed.weight(), (packed.scale, *maps), None, packed.scheme.geometry)
+        plain = binary_conv2d(x, packed.weight(), packed.scale, None, packed.scheme.geometry)
+        assert torch.equal(plain * (maps[0][:, None] * maps[1]), wanted)
+        assert mapped.bias is None and len(mapped.get_buffer("rows_factor")) == 8
+
+
+def test_calibrating_again_starts_the_steps_again() -> None:
+    for name in ("lsq", "lsq+", "pact"):
+        model = copy.deepcopy(trained(name, 4))
+        before = layers(model)["grouped"].quantize_input.spec()
+        calibrate(model, [4 * problem(16)[0].float() / 1024])
+        again, start = (layers(m)["grouped"].quantize_input.spec() for m in (model, made(name, 4)))
+        assert again is not None and start is not None and before is not None
+        assert again.scale != before.scale
+        gain = layers(model)["grouped"].quantize_input.get_parameter("gain")
+        assert float(gain.detach()) == 1.0
+
+
+def test_a_step_that_is_lost_is_refused_by_layer() -> None:
+    for name in ("lsq", "lsq+", "pact"):
+        model = copy.deepcopy(trained(name, 4))
+        with torch.no_grad():
+            layers(model)["fc"].quantize_input.get_parameter("gain").fill_(float("nan"))
+        with pytest.raises(RobustlabError, match="layer fc"):
+            freeze(model)

@@ -1,4 +1,4 @@
-"""FDA: the gradient of a Fourier series, and a noise network that fades out (Xu et al. 2021, eq. 7, 9 and 11)."""
+"""FDA: the gradient of a Fourier series, and a noise network that fades out (Xu et al. 2021)."""
 
 from __future__ import annotations
 

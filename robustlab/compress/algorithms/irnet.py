@@ -1,4 +1,4 @@
-"""IR-Net: standardized weights, power-of-two scales, a gradient that sharpens (Qin et al. 2020, eq. 7 to 11)."""
+"""IR-Net: standardized weights, power-of-two scales, a gradient that sharpens (Qin et al. 2020, section 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SLOPE = (1e-3, 1e1)
 
 
 class ErrorDecay(Coder):
-    """The derivative k t (1 - tanh(t x)^2) (EDE, eq. 10), with t growing from 1e-3 to 1e1 and k = max(1 / t, 1).
+    """The derivative k t (1 - tanh(t x)^2) (the error decay estimator), with t growing from 1e-3 to 1e1 and k = max(1 / t, 1).
 
     t(e) of epoch e of E lies at e / E of the way, on a logarithmic scale.
     """

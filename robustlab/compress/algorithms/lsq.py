@@ -64,6 +64,12 @@ class StepInput(ActivationQuantizer):
         super().__init__(bits)
         self.gain = nn.Parameter(torch.ones(()))
 
+    def set_grid(self, scale: float, zero_point: int) -> None:
+        """Start at this grid."""
+        super().set_grid(scale, zero_point)
+        with torch.no_grad():
+            self.gain.fill_(1.0)
+
     def step(self) -> Tensor:
         """The step, float32 ()."""
         return learned(self.gain, self.scale)

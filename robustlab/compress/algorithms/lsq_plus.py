@@ -1,4 +1,4 @@
-"""LSQ+: learned steps and a learned offset of activations (Bhalgat et al. 2020, eq. 3 to 9).
+"""LSQ+: learned steps and a learned offset of activations (Bhalgat et al. 2020, section 3).
 
 The kernels subtract a whole number from the codes, so an offset can be deployed exactly where it is a multiple of the
 step. `lsq+` rounds it to one in every forward pass of the training; `lsq+free` is the paper's, refused as it stands.
@@ -60,7 +60,7 @@ class OffsetInput(StepInput):
     def obstacle(self) -> str | None:
         """An offset between two steps."""
         zero = float(self.zero())
-        return None if zero == int(zero) else f"its offset is {-zero:g} steps; allowed: a whole number of steps"
+        return None if zero.is_integer() else f"its offset is {-zero:g} steps; allowed: a whole number of steps"
 
     def make_factorable(self) -> None:
         """Round the offset to a whole number of steps."""
@@ -82,7 +82,7 @@ class OffsetInput(StepInput):
 
 
 def _weight(site: Site) -> WeightCoder:
-    """LSQ's weights, whose steps start at max|mean +- 3 deviations| / 2^(bits-1) of the channel (section 3.2)."""
+    """LSQ's weights, whose steps start at max|mean +- 3 deviations| / 2^(bits-1) of the channel."""
     flat = site.weight.float().flatten(1)
     mean, spread = flat.mean(dim=1), 3 * flat.std(dim=1, correction=0)
     reach = torch.maximum((mean - spread).abs(), (mean + spread).abs())

@@ -47,6 +47,8 @@ class ClippedInput(ActivationQuantizer):
     def set_grid(self, scale: float, zero_point: int) -> None:
         """Start at this grid; a range without positive numbers gets one level above 0."""
         super().set_grid(scale, min(zero_point, (1 << self.bits) - 2))
+        with torch.no_grad():
+            self.gain.fill_(1.0)
 
     def alpha(self) -> Tensor:
         """The clipping level, float32 ()."""

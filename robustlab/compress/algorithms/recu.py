@@ -1,4 +1,4 @@
-"""ReCU: dead weights are revived by clamping to a quantile (Xu et al. 2021, "ReCU", eq. 5, 12 and 17)."""
+"""ReCU: dead weights are revived by clamping to a quantile (Xu et al. 2021, "ReCU: Reviving the Dead Weights")."""
 
 from __future__ import annotations
 

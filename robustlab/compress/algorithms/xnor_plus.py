@@ -1,4 +1,4 @@
-"""XNOR-Net++: a learned output scale a[o] * b[h] * c[w] (Bulat & Tzimiropoulos 2019, eq. 4, case 3)."""
+"""XNOR-Net++: a learned output scale a[o] * b[h] * c[w] (Bulat & Tzimiropoulos 2019, case 3)."""
 
 from __future__ import annotations
 
