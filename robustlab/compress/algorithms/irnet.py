@@ -13,7 +13,7 @@ _SLOPE = (1e-3, 1e1)
 
 
 class ErrorDecay(Coder):
-    """The derivative k t (1 - tanh(t x)^2) (the error decay estimator), with t growing from 1e-3 to 1e1 and k = max(1 / t, 1).
+    """The derivative k t (1 - tanh(t x)^2) of error decay: t grows from 1e-3 to 1e1, k = max(1 / t, 1).
 
     t(e) of epoch e of E lies at e / E of the way, on a logarithmic scale.
     """
