@@ -62,7 +62,7 @@ def compress(
     A layer that is compressed already keeps its scheme and grid, so a model can be compressed in steps.
     Swapped are exactly `nn.Conv2d` with zero padding and `nn.Linear`; what else has weights stays float and is listed
     in the model's info as `left_float`. Batch norms behind quantized layers are folded first; behind binary ones, and
-    those of algorithms that need them, they stay.
+    those that an algorithm trains, they stay.
     Raises `ArgumentError` for bits outside the ranges, a pattern that matches no layer, a model without such layers,
     calibration without images or with NaN.
     """
@@ -79,7 +79,7 @@ def compress(
     probe = _probe(result, batches[0])
     schemes, left, ends = _schemes(result, probe, (weights, activations), first_last_bits, layers or {}, keep_float)
     chosen = {name: _algorithm_of(trained, bits, end=name in ends) for name, bits in schemes.items()}
-    keeping = {name for name, of in chosen.items() if schemes[name] == (1, 1) or (of is not None and of.keeps_norms)}
+    keeping = {name for name, of in chosen.items() if of is not None or schemes[name] == (1, 1)}
     fold_batch_norms(result, probe, skip=keeping)
     rule = algorithm if algorithm in OBSERVERS else "mse"
     for name, (weight_bits, activation_bits) in schemes.items():

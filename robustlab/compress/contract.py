@@ -42,11 +42,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One algorithm.
+    """One algorithm. Batch norms behind its layers stay and are trained; `freeze` stores them as affines.
 
     deployability: what a convolution of it is, one of `DEPLOYABILITY`, once it is trained to its end.
     binary, multibit: whether it is for one-bit weights and activations, for 2 to 8 bits, or both.
-    keeps_norms: a batch norm behind its layers stays, as it needs the scale of that norm; else it is folded.
     ends: whether the first and the last layer, of `first_last_bits`, get it too; else they get plain uniform ones.
     backward: how gradients pass, in words.
     """
@@ -61,7 +60,6 @@ class Algorithm:
     deployability: str = "P"
     binary: bool = False
     multibit: bool = False
-    keeps_norms: bool = False
     ends: bool = False
 
     @property

@@ -279,7 +279,7 @@ def test_the_ends_and_the_norms_are_treated_as_each_algorithm_says() -> None:
         assert (of["stem"] is not None) == (of["head"] is not None) == algorithm.ends
         assert all(of[key] is not None for key in ("grouped", "depthwise", "uneven", "fc"))
         kept = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
-        assert kept == (2 if algorithm.keeps_norms else 0)
+        assert kept == (3 if algorithm.ends else 2)
     mixed = rl.compress(
         network(), weights=1, activations=1, algorithm="react", calibration=pictures(4), layers={"uneven": (4, 3)}
     )

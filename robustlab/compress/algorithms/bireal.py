@@ -13,5 +13,4 @@ ALGORITHM = Algorithm(
     weight=lambda _site: WeightBinarizer(),
     input=lambda _site: ActivationBinarizer(),
     binary=True,
-    keeps_norms=True,
 )

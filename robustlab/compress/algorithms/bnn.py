@@ -25,5 +25,4 @@ ALGORITHM = Algorithm(
     weight=lambda _site: PlainSign(),
     input=lambda _site: ClippedSign(),
     binary=True,
-    keeps_norms=True,
 )

@@ -55,5 +55,4 @@ ALGORITHM = Algorithm(
     input=_input,
     deployability="S",
     binary=True,
-    keeps_norms=True,
 )

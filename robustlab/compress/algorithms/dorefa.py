@@ -84,5 +84,4 @@ ALGORITHM = Algorithm(
     input=_input,
     binary=True,
     multibit=True,
-    keeps_norms=True,
 )

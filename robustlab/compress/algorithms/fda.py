@@ -103,5 +103,4 @@ ALGORITHM = Algorithm(
     weight=lambda site: FourierWeight(site.weight[0].numel(), 1),
     input=lambda site: FourierInput(site.inputs, -1 if site.geometry is None else 1),
     binary=True,
-    keeps_norms=True,
 )

@@ -60,5 +60,4 @@ ALGORITHM = Algorithm(
     weight=lambda _site: BalancedSign(),
     input=lambda _site: SharpeningSign(),
     binary=True,
-    keeps_norms=True,
 )

@@ -58,5 +58,4 @@ ALGORITHM = Algorithm(
     input=lambda site: TwoPlaneSign(site.inputs, site.geometry is None),
     deployability="2P",
     binary=True,
-    keeps_norms=True,
 )

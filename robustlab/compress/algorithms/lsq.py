@@ -87,7 +87,8 @@ class StepInput(ActivationQuantizer):
         return torch.where(torch.isnan(x), 0.0, levels) * step
 
 
-def _weight(site: Site) -> WeightCoder:
+def step_weight(site: Site) -> WeightCoder:
+    """Weights of a layer at the steps of least squared error; the paper starts at 2 mean|w| / sqrt(Q)."""
     half = site.weight_bits == 2
     largest = 1.5 if half else float((1 << (site.weight_bits - 1)) - 1)
     return StepWeight(site.weight, site.weight_bits, fitted_step(site.weight, -largest, largest, half=half))
@@ -98,7 +99,7 @@ ALGORITHM = Algorithm(
     summary="learned steps of weights and activations; starts at the steps of least squared error",
     source="Esser et al. 2020, Learned Step Size Quantization",
     backward="straight-through; steps by LSQ's own gradient, scaled by 1 / sqrt(N Q)",
-    weight=_weight,
+    weight=step_weight,
     input=lambda site: StepInput(site.activation_bits),
     multibit=True,
     ends=True,

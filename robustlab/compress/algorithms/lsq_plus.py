@@ -2,6 +2,7 @@
 
 The kernels subtract a whole number from the codes, so an offset can be deployed exactly where it is a multiple of the
 step. `lsq+` rounds it to one in every forward pass of the training; `lsq+free` is the paper's, refused as it stands.
+Both start at the steps and offset of least squared error.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from robustlab.compress.algorithms.lsq import StepInput, StepWeight
-from robustlab.compress.coders import WeightCoder
-from robustlab.compress.contract import Algorithm, Site
+from robustlab.compress.algorithms.lsq import StepInput, step_weight
+from robustlab.compress.contract import Algorithm
 from robustlab.compress.learned import learned, lsq_factor, with_gradient_scale
 from robustlab.core.subgradients import round_ste
 from robustlab.kernels import ActivationSpec
@@ -81,21 +81,12 @@ class OffsetInput(StepInput):
         return value + torch.where((units >= top) | (units <= -zero), ends, 0.0)
 
 
-def _weight(site: Site) -> WeightCoder:
-    """LSQ's weights, whose steps start at max|mean +- 3 deviations| / 2^(bits-1) of the channel."""
-    flat = site.weight.float().flatten(1)
-    mean, spread = flat.mean(dim=1), 3 * flat.std(dim=1, correction=0)
-    reach = torch.maximum((mean - spread).abs(), (mean + spread).abs())
-    step = torch.where(reach < torch.finfo(torch.float32).tiny, torch.ones_like(reach), reach)
-    return StepWeight(site.weight, site.weight_bits, step / (1 << (site.weight_bits - 1)))
-
-
 ALGORITHM = Algorithm(
     name="lsq+",
     summary="learned steps, and a learned offset of activations that is kept at a multiple of the step",
     source="Bhalgat et al. 2020, LSQ+",
     backward="straight-through; steps and offset by LSQ+'s own gradients, scaled by 1 / sqrt(N L)",
-    weight=_weight,
+    weight=step_weight,
     input=lambda site: OffsetInput(site.activation_bits, snapped=True),
     multibit=True,
     ends=True,

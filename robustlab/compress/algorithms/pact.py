@@ -75,5 +75,4 @@ ALGORITHM = Algorithm(
     weight=tanh_weight,
     input=lambda site: ClippedInput(site.activation_bits),
     multibit=True,
-    keeps_norms=True,
 )

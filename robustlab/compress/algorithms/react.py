@@ -40,5 +40,4 @@ ALGORITHM = Algorithm(
     weight=lambda _site: WeightBinarizer(),
     input=lambda site: ShiftedSign(site.inputs, site.geometry is None),
     binary=True,
-    keeps_norms=True,
 )

@@ -60,5 +60,4 @@ ALGORITHM = Algorithm(
     weight=lambda site: RectifiedClamp(site.weight),
     input=lambda _site: NormalizedSign(),
     binary=True,
-    keeps_norms=True,
 )

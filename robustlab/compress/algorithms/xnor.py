@@ -36,5 +36,4 @@ ALGORITHM = Algorithm(
     input=lambda site: SampleScaledSign(site.geometry is None),
     deployability="S",
     binary=True,
-    keeps_norms=True,
 )

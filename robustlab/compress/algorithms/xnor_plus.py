@@ -51,5 +51,4 @@ ALGORITHM = Algorithm(
     output=_output,
     deployability="M",
     binary=True,
-    keeps_norms=True,
 )
