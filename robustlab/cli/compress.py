@@ -69,7 +69,7 @@ def compress(
     """
     from robustlab.cli.live import watch
     from robustlab.cli.twins import calibration_batches
-    from robustlab.compress import TrainConfig, qat
+    from robustlab.compress import TRAINED, TrainConfig, qat
     from robustlab.compress import compress as make_compressed
     from robustlab.compress.compress import ALGORITHMS
     from robustlab.core.errors import check_choice, check_int, check_number, invalid
@@ -81,12 +81,15 @@ def compress(
     from robustlab.report.format import bytes_text, percent_text
 
     check_choice("--algorithm", algorithm, ALGORITHMS)
-    default = 1 if algorithm == "binary" else 8
+    trained = TRAINED.get(algorithm)
+    signs = algorithm == "binary" if trained is None else not trained.multibit
+    least = 1 if signs or (trained is not None and trained.binary) else 2
+    default = 1 if signs else 8
     weights, activations = default if weights is None else weights, default if activations is None else activations
     for option, bits in (("--weights", weights), ("--activations", activations)):
-        if algorithm == "binary" and bits != 1:
-            raise invalid(option, bits, "1 with --algorithm binary")
-        check_int(option, bits, min(default, 2), 8)
+        if signs and bits != 1:
+            raise invalid(option, bits, f"1 with --algorithm {algorithm}")
+        check_int(option, bits, least, 8)
     check_int("--calibration-images", calibration_images, 1)
     check_int("--epochs", epochs, 0)
     check_int("--training-images", training_images, 1)

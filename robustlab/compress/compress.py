@@ -11,10 +11,13 @@ from dataclasses import replace as with_fields
 import torch
 from torch import Tensor, nn
 
+from robustlab.compress.algorithms import TRAINED
+from robustlab.compress.contract import Algorithm
 from robustlab.compress.fold import fold_batch_norms
 from robustlab.compress.layers import CompressedConv2d, CompressedLayer, CompressedLinear, numeric_padding
 from robustlab.compress.observers import OBSERVERS, RangeObserver
 from robustlab.compress.quantizers import ActivationQuantizer
+from robustlab.compress.starting import starting
 from robustlab.compress.structure import Layer, replace, shared_names, trace
 from robustlab.core.errors import ArgumentError, check_choice, check_images, check_int, invalid
 from robustlab.core.frozen import frozen
@@ -29,6 +32,7 @@ ALGORITHMS = {
     "percentile": "uniform quantizers, ranges from the 0.01 % and 99.99 % quantiles",
     "mse": "uniform quantizers, ranges with the least squared error",
     "binary": "sign of weights and activations, a scale per output channel; to be trained afterwards",
+    **{name: algorithm.summary for name, algorithm in TRAINED.items()},
 }
 FIRST_LAST_BITS = 8
 
@@ -47,30 +51,36 @@ def compress(
 ) -> nn.Module:
     """A compressed, calibrated copy of `model`, named like it with the scheme; `model` itself is untouched.
 
-    weights, activations: bits, 2 to 8 each, or both 1 with ``algorithm="binary"``.
+    weights, activations: bits, 2 to 8 each, or both 1 with ``algorithm="binary"`` or another that takes signs.
     calibration: float32 images (N, 3, H, W) in [0, 1], or an iterable of such batches; no labels.
-    algorithm: one of `ALGORITHMS`: how ranges are found.
+    algorithm: one of `ALGORITHMS`: how ranges are found, or what `qat` is to train (see
+    `robustlab.compress.algorithms`).
     first_last_bits: bits of the first and the last layer that run, 2 to 8; None treats them like the others.
     layers: name pattern (`fnmatch`) -> (weight bits, activation bits), later patterns win over earlier ones.
     keep_float: name patterns of layers that stay float.
 
     A layer that is compressed already keeps its scheme and grid, so a model can be compressed in steps.
     Swapped are exactly `nn.Conv2d` with zero padding and `nn.Linear`; what else has weights stays float and is listed
-    in the model's info as `left_float`. Batch norms behind quantized layers are folded first; behind binary ones they
-    stay.
+    in the model's info as `left_float`. Batch norms behind quantized layers are folded first; behind binary ones, and
+    those that an algorithm trains, they stay.
     Raises `ArgumentError` for bits outside the ranges, a pattern that matches no layer, a model without such layers,
     calibration without images or with NaN.
     """
     check_choice("algorithm", algorithm, ALGORITHMS)
-    _check_bits("weights, activations", weights, activations, binary=algorithm == "binary")
+    trained = TRAINED.get(algorithm)
+    if trained is not None:
+        trained.check_bits("weights, activations", weights, activations)
+    else:
+        _check_bits("weights, activations", weights, activations, binary=algorithm == "binary")
     if first_last_bits is not None:
         check_int("first_last_bits", first_last_bits, 2, 8)
     batches = _batches(calibration)
     result = _copy(model)
     probe = _probe(result, batches[0])
-    schemes, left = _schemes(result, probe, (weights, activations), first_last_bits, layers or {}, keep_float)
-    binary = {name for name, bits in schemes.items() if bits == (1, 1)}
-    fold_batch_norms(result, probe, skip=binary)
+    schemes, left, ends = _schemes(result, probe, (weights, activations), first_last_bits, layers or {}, keep_float)
+    chosen = {name: _algorithm_of(trained, bits, end=name in ends) for name, bits in schemes.items()}
+    keeping = {name for name, of in chosen.items() if of is not None or schemes[name] == (1, 1)}
+    fold_batch_norms(result, probe, skip=keeping)
     rule = algorithm if algorithm in OBSERVERS else "mse"
     for name, (weight_bits, activation_bits) in schemes.items():
         layer = result.get_submodule(name)
@@ -78,14 +88,15 @@ def compress(
             raise invalid(f"weight of layer {name}", "a tensor with NaN or infinity", "finite numbers")
         swapped: nn.Module
         if isinstance(layer, nn.Conv2d):
-            swapped = CompressedConv2d(layer, weight_bits, activation_bits, rule)
+            swapped = CompressedConv2d(layer, weight_bits, activation_bits, rule, chosen[name])
         else:
             assert isinstance(layer, nn.Linear)
-            swapped = CompressedLinear(layer, weight_bits, activation_bits, rule)
+            swapped = CompressedLinear(layer, weight_bits, activation_bits, rule, chosen[name])
         replace(result, name, swapped.eval())
     if left:
         _log.info("left in float: %s", ", ".join(left))
-    calibrate(result, batches, rule, only=schemes, progress=progress)
+    with starting(result, schemes):
+        calibrate(result, batches, rule, only=schemes, progress=progress)
     return set_info(result, _info(model, probe, left, f"w{weights}a{activations}"))
 
 
@@ -180,8 +191,8 @@ def _schemes(
     first_last_bits: int | None,
     layers: Mapping[str, tuple[int, int]],
     keep_float: Sequence[str],
-) -> tuple[dict[str, tuple[int, int]], tuple[str, ...]]:
-    """({layer: (weight bits, activation bits)}, names left float), in the order the layers run."""
+) -> tuple[dict[str, tuple[int, int]], tuple[str, ...], set[str]]:
+    """({layer: (weight bits, activation bits)}, names left float, layers of `first_last_bits`), in running order."""
     order = trace(model, probe).order
     shared = shared_names(model)
     able = [name for name in order if name not in shared and _is_swappable(model.get_submodule(name))]
@@ -196,10 +207,12 @@ def _schemes(
             raise invalid(f"bits of {pattern}", bits, "(weight bits, activation bits)")
         _check_bits(f"bits of {pattern}", *bits, binary=tuple(bits) == (1, 1))
     schemes: dict[str, tuple[int, int]] = {}
+    edges: set[str] = set()
     for name in able:
         bits = default
         if first_last_bits is not None and name in ends:
             bits = (first_last_bits, first_last_bits)
+            edges.add(name)
         for pattern, chosen in layers.items():
             if fnmatch.fnmatchcase(name, pattern):
                 bits = (chosen[0], chosen[1])
@@ -208,7 +221,14 @@ def _schemes(
     if not schemes:
         raise ArgumentError(f"keep_float is {list(keep_float)}; allowed: patterns that leave a layer to compress")
     weighted = (name for name, module in model.named_modules() if _holds_matrices(module))
-    return schemes, tuple(name for name in weighted if name not in schemes)
+    return schemes, tuple(name for name in weighted if name not in schemes), edges
+
+
+def _algorithm_of(trained: Algorithm | None, bits: tuple[int, int], *, end: bool) -> Algorithm | None:
+    """The algorithm of a layer of these bits; None for plain uniform codes or signs."""
+    if trained is None or not trained.allows(*bits) or (end and not trained.ends):
+        return None
+    return trained
 
 
 def _is_swappable(module: nn.Module) -> bool:

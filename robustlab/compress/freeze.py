@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlab.compress.composed import COMPOSITIONS, Composed, compose
 from robustlab.compress.layers import Affine, CompressedConv2d, CompressedLayer, CompressedLinear
-from robustlab.compress.quantizers import ActivationQuantizer, affine_codes
+from robustlab.compress.quantizers import affine_codes
 from robustlab.compress.structure import BatchNorm, replace
-from robustlab.core.errors import RobustlabError, check_int, invalid
+from robustlab.core.errors import ArgumentError, RobustlabError, check_int, invalid
 from robustlab.core.subgradients import sign_ste
 from robustlab.kernels import ActivationSpec, ConvGeometry
 from robustlab.kernels.spec import check_accumulator, check_weight_zero_point, largest_weight, zero_point_unit
@@ -142,18 +143,21 @@ class FrozenLayer(nn.Module):
         return f"{tuple(self.codes.shape)}, {self.scheme}"
 
 
-def freeze(model: nn.Module) -> nn.Module:
-    """A copy of a compressed model in eval mode in which every compressed layer is a `FrozenLayer`.
+def freeze(model: nn.Module, *, factorable: bool = False) -> nn.Module:
+    """A copy of a compressed model in eval mode in which every compressed layer is a `FrozenLayer`, or a `Composed`
+    around one where its algorithm has float operations there.
 
-    Batch norms that were not folded become stored affines. Raises `ArgumentError` for a model without compressed
-    layers and `RobustlabError` for one whose scales or biases are not finite.
+    Batch norms that were not folded become stored affines. What cannot be deployed exactly is refused, or with
+    `factorable` replaced by the documented form that can: see `robustlab.compress.deployability`.
+    Raises `ArgumentError` for a model without compressed layers and `RobustlabError` for such a layer, or one whose
+    scales or biases are not finite.
     """
     if not any(isinstance(module, CompressedLayer) for module in model.modules()):
         raise invalid("model", type(model).__name__, "a compressed model, from robustlab.compress(...)")
     result = copy.deepcopy(model).eval()
     for name, module in list(result.named_modules()):
         if isinstance(module, CompressedLayer):
-            replace(result, name, _freeze_layer(name, module))
+            replace(result, name, freeze_layer(name, module, factorable=factorable))
         elif type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
             assert isinstance(module, BatchNorm)
             if module.running_mean is None:
@@ -165,22 +169,38 @@ def freeze(model: nn.Module) -> nn.Module:
     return set_info(result, info) if info else result
 
 
-def _freeze_layer(name: str, layer: CompressedLayer) -> FrozenLayer:
+def freeze_layer(name: str, layer: CompressedLayer, *, factorable: bool = False) -> FrozenLayer | Composed:
+    """The integer simulation of the layer `name`; with `factorable` the layer itself is made so first."""
+    for coder in layer.coders():
+        if factorable:
+            coder.make_factorable()
+        obstacle = coder.obstacle()
+        if obstacle is not None:
+            raise RobustlabError(f"layer {name} cannot be deployed exactly: {obstacle}, or factorable=True")
     with torch.no_grad():
         codes, weight_scale = layer.quantize_weight.codes(layer.weight)
-    activation: ActivationSpec | None = None
-    scale = weight_scale.float()
-    quantizer = layer.quantize_input
-    if isinstance(quantizer, ActivationQuantizer):
-        activation = ActivationSpec(float(quantizer.scale), int(quantizer.zero_point), quantizer.bits)
-        scale = quantizer.scale.float() * scale
+    try:
+        activation = layer.quantize_input.spec()
+    except ArgumentError as error:
+        raise ArgumentError(f"layer {name}: {error}") from error
+    scale = weight_scale.detach().float()
+    if activation is not None:
+        scale = torch.tensor(activation.scale, dtype=torch.float32, device=scale.device) * scale
     bias = None if layer.bias is None else layer.bias.detach().float().clone()
-    finite = bool(torch.isfinite(scale).all()) and (bias is None or bool(torch.isfinite(bias).all()))
-    if not finite or not bool(torch.isfinite(codes).all()):
+    around = [coder.composition() for coder in (layer.quantize_input, layer.scale_output) if coder is not None]
+    compositions = [composition for composition in around if composition is not None]
+    assert len(compositions) <= 1, "an algorithm has float operations in one place"
+    floats = [tensor for composition in compositions for tensor in composition.tensors.values()]
+    floats += [scale] if bias is None else [scale, bias]
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in (codes, *floats)):
         raise RobustlabError(f"layer {name} has a scale, bias or weight that is NaN or infinite; allowed: finite")
     geometry = None
     if isinstance(layer, CompressedConv2d):
         geometry = ConvGeometry(layer.stride, layer.padding, layer.dilation, layer.groups)
     else:
         assert isinstance(layer, CompressedLinear)
-    return FrozenLayer(codes, scale.clone(), bias, LayerScheme(layer.weight_bits, activation, geometry)).eval()
+    scheme = LayerScheme(layer.weight_bits, activation, geometry, layer.quantize_weight.zero_point)
+    if not compositions:
+        return FrozenLayer(codes, scale.clone(), bias, scheme).eval()
+    inner = None if COMPOSITIONS[compositions[0].kind].outer_bias else bias
+    return compose(compositions[0], FrozenLayer(codes, scale.clone(), inner, scheme), bias).eval()

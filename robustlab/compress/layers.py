@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlab.compress.coders import InputCoder, OutputMap, WeightCoder
+from robustlab.compress.contract import Algorithm, Site
 from robustlab.compress.quantizers import ActivationBinarizer, ActivationQuantizer, WeightBinarizer, WeightQuantizer
+from robustlab.kernels import ConvGeometry
 
 
 def numeric_padding(layer: nn.Conv2d) -> tuple[int, int] | None:
@@ -23,32 +26,60 @@ def numeric_padding(layer: nn.Conv2d) -> tuple[int, int] | None:
 
 
 class CompressedLayer(nn.Module):
-    """What both kinds share: the float weight that is trained, the bias, and the two quantizers.
+    """What both kinds share: the float weight that is trained, the bias, and what an `Algorithm` makes of the operands.
 
-    `binary` layers have the binarizers; the others an affine activation grid and symmetric weight codes.
+    Without an algorithm `binary` layers have the plain binarizers, the others an affine activation grid and symmetric
+    weight codes. `scale_output` is None but for algorithms with a factor for every output.
     """
 
     bias: nn.Parameter | None
+    quantize_input: InputCoder
+    quantize_weight: WeightCoder
+    scale_output: OutputMap | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, weight_bits: int, activation_bits: int, rule: str) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        weight_bits: int,
+        activation_bits: int,
+        rule: str,
+        algorithm: Algorithm | None = None,
+        geometry: ConvGeometry | None = None,
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.weight_bits = weight_bits
         self.activation_bits = activation_bits
-        self.quantize_input: ActivationQuantizer | ActivationBinarizer
-        self.quantize_weight: WeightQuantizer | WeightBinarizer
-        if self.binary:
-            self.quantize_input = ActivationBinarizer()
-            self.quantize_weight = WeightBinarizer()
+        self._algorithm = algorithm
+        output: OutputMap | None = None
+        if algorithm is not None:
+            inputs = weight.shape[1] * (1 if geometry is None else geometry.groups)
+            site = Site(weight.detach(), weight_bits, activation_bits, inputs, geometry, rule)
+            self.quantize_input, self.quantize_weight = algorithm.input(site), algorithm.weight(site)
+            output = algorithm.output(site)
+        elif self.binary:
+            self.quantize_input, self.quantize_weight = ActivationBinarizer(), WeightBinarizer()
         else:
             self.quantize_input = ActivationQuantizer(activation_bits)
             self.quantize_weight = WeightQuantizer(weight_bits, rule)
+        self.register_module("scale_output", output)
+
+    @property
+    def algorithm(self) -> Algorithm | None:
+        """What the layer is trained by; None for the plain uniform and binary ones."""
+        return self._algorithm
 
     @property
     def binary(self) -> bool:
         """True for one-bit weights with one-bit activations."""
         return self.weight_bits == 1
+
+    def coders(self) -> tuple[InputCoder | WeightCoder | OutputMap, ...]:
+        """The two or three coders."""
+        both = (self.quantize_input, self.quantize_weight)
+        return both if self.scale_output is None else (*both, self.scale_output)
 
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(input, weight) as the arithmetic sees them; plain floats while the layer observes its input."""
@@ -64,26 +95,46 @@ class CompressedLayer(nn.Module):
 class CompressedConv2d(CompressedLayer):
     """`nn.Conv2d` with zero padding, compressed. Shape: (N, C, H, W) -> (N, O, H', W')."""
 
-    def __init__(self, layer: nn.Conv2d, weight_bits: int, activation_bits: int, rule: str) -> None:
-        super().__init__(layer.weight, layer.bias, weight_bits, activation_bits, rule)
-        self.stride: tuple[int, int] = (layer.stride[0], layer.stride[1])
+    def __init__(
+        self,
+        layer: nn.Conv2d,
+        weight_bits: int,
+        activation_bits: int,
+        rule: str,
+        algorithm: Algorithm | None = None,
+    ) -> None:
         padding = numeric_padding(layer)
         assert padding is not None, "checked before the layer is swapped"
-        self.padding: tuple[int, int] = padding
-        self.dilation: tuple[int, int] = (layer.dilation[0], layer.dilation[1])
+        stride, dilation = (layer.stride[0], layer.stride[1]), (layer.dilation[0], layer.dilation[1])
+        geometry = ConvGeometry(stride, padding, dilation, layer.groups)
+        super().__init__(layer.weight, layer.bias, weight_bits, activation_bits, rule, algorithm, geometry)
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
         self.groups = layer.groups
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of the fake-quantized operands."""
         inputs, weight = self.operands(x)
-        return F.conv2d(inputs, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        place = (self.stride, self.padding, self.dilation, self.groups)
+        if self.scale_output is None:
+            return F.conv2d(inputs, weight, self.bias, *place)
+        y: Tensor = self.scale_output(F.conv2d(inputs, weight, None, *place))
+        return y if self.bias is None else y + self.bias.reshape(1, -1, 1, 1)
 
 
 class CompressedLinear(CompressedLayer):
     """`nn.Linear`, compressed. Shape: (..., K) -> (..., O)."""
 
-    def __init__(self, layer: nn.Linear, weight_bits: int, activation_bits: int, rule: str) -> None:
-        super().__init__(layer.weight, layer.bias, weight_bits, activation_bits, rule)
+    def __init__(
+        self,
+        layer: nn.Linear,
+        weight_bits: int,
+        activation_bits: int,
+        rule: str,
+        algorithm: Algorithm | None = None,
+    ) -> None:
+        super().__init__(layer.weight, layer.bias, weight_bits, activation_bits, rule, algorithm)
 
     def forward(self, x: Tensor) -> Tensor:
         """The product of the fake-quantized operands."""

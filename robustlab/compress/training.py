@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from robustlab.compress.coders import Coder, Moment
 from robustlab.compress.layers import CompressedLayer
 from robustlab.core.digest import tensors_digest
 from robustlab.core.errors import (
@@ -164,7 +165,10 @@ def _epoch(
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     order = torch.randperm(len(images), generator=generator)
     total, right, seen = 0.0, 0, 0
+    coders = [module for module in model.modules() if isinstance(module, Coder)]
     for step in range(steps):
+        for coder in coders:
+            coder.schedule(Moment(epoch, config.epochs, step, steps))
         rate = _rate(config, (epoch * steps + step) / steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -214,8 +218,9 @@ def qat(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> list[EpochRecord]:
-    """Quantization-aware training: `fit` on a compressed model, whose activation grids stay as calibrated.
+    """Quantization-aware training: `fit` on a compressed model.
 
+    Grids stay as calibrated unless the model's algorithm learns them; its schedules follow the epochs of `config`.
     Raises `ArgumentError` for a model without compressed layers.
     """
     if not any(isinstance(module, CompressedLayer) for module in model.modules()):
@@ -248,10 +253,12 @@ def _to_float(batch: Tensor) -> Tensor:
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Weight decay for matrices and kernels only: norms, biases, slopes and shifts are left alone."""
+    """Weight decay for matrices, kernels and what coders name: norms, biases, slopes and shifts are left alone."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    heavy = [p for p in trained if p.numel() > max(p.shape, default=1)]
-    light = [p for p in trained if p.numel() <= max(p.shape, default=1)]
+    coders = [module for module in model.modules() if isinstance(module, Coder)]
+    named = {id(coder.get_parameter(name)) for coder in coders for name in coder.decayed}
+    heavy = [p for p in trained if p.numel() > max(p.shape, default=1) or id(p) in named]
+    light = [p for p in trained if p.numel() <= max(p.shape, default=1) and id(p) not in named]
     groups = [{"params": heavy, "weight_decay": config.weight_decay}, {"params": light, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)

@@ -15,14 +15,17 @@ from robustlab.deploy.packed import PackedLayer
 from robustlab.models import info_of, set_info
 
 
-def deploy(model: nn.Module) -> nn.Module:
+def deploy(model: nn.Module, *, factorable: bool = False) -> nn.Module:
     """A copy of a compressed (or frozen) model whose compressed layers are packed; no value changes.
 
+    What the kernels cannot run exactly is refused, or with `factorable` replaced by the documented form that they can:
+    see `robustlab.compress.deployability`.
+
     Example: ``deploy(compress(net, weights=4, activations=4, calibration=images))``.
-    Raises `ArgumentError` for a model without compressed layers.
+    Raises `ArgumentError` for a model without compressed layers, `RobustlabError` for a layer that is refused.
     """
     if any(isinstance(module, CompressedLayer) for module in model.modules()):
-        result = freeze(model)
+        result = freeze(model, factorable=factorable)
     elif any(isinstance(module, FrozenLayer) for module in model.modules()):
         result = copy.deepcopy(model).eval()
     else:

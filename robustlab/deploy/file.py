@@ -1,8 +1,9 @@
 """One safetensors file per model: write it, and read it back with every check before a kernel sees a byte.
 
-Tensors: ``<layer>.planes`` (canonical bit planes), ``<layer>.scale``, ``<layer>.bias`` of each packed layer, the float
-remainder under its own names, and ``selftest.logits``. Metadata: ``format``, ``schema``, ``robustlab`` (canonical JSON,
-see `robustlab.deploy.schema`) and ``sha256`` over that JSON and all tensors.
+Tensors: ``<layer>.planes`` (canonical bit planes), ``<layer>.scale``, ``<layer>.bias`` of each packed layer, the
+tensors of what is composed around it, the float remainder under its own names, and ``selftest.logits``. Metadata:
+``format``, ``schema``, ``robustlab`` (canonical JSON, see `robustlab.deploy.schema`) and ``sha256`` over that JSON and
+all tensors.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from robustlab.compress.composed import Composed
 from robustlab.compress.freeze import FrozenLayer
-from robustlab.compress.layers import Affine, CompressedLayer, numeric_padding
+from robustlab.compress.layers import Affine, CompressedLayer
 from robustlab.compress.structure import BatchNorm, replace
 from robustlab.core.digest import tensors_digest
 from robustlab.core.errors import ArgumentError, ModelFileError, RobustlabError, invalid
 from robustlab.core.frozen import frozen
 from robustlab.core.keys import sample_keys, uniform
 from robustlab.deploy.graph import unoptimized
+from robustlab.deploy.layer_file import layer_contents, packed_layer
 from robustlab.deploy.packed import PackedLayer
-from robustlab.deploy.schema import SCHEMA, Layer, Metadata, describe_layer, parse_metadata
-from robustlab.kernels import from_planes, weight_planes
+from robustlab.deploy.schema import SCHEMA, Layer, Metadata, parse_metadata
 from robustlab.models import ModelInfo, build, info_of, set_info
 
 _FORMAT = "robustlab"
@@ -135,8 +137,8 @@ def _filled(file: ModelFile, model: nn.Module) -> nn.Module:
     metadata, path = file.metadata, file.path
     remaining = {k: v for k, v in file.tensors.items() if k != _SELFTEST}
     for name, layer in metadata.layers.items():
-        packed = _packed_layer(file, model, name, layer, remaining)
-        replace(model, name, packed)
+        where = f"model file {path}: layer {name}"
+        replace(model, name, packed_layer(where, model, name, layer, remaining))
     for name in metadata.identity:
         _replace_norm(path, model, name, nn.Identity())
     for name in metadata.affine:
@@ -153,14 +155,9 @@ def _contents(model: nn.Module) -> tuple[Metadata, dict[str, Tensor]]:
     layers: dict[str, Layer] = {}
     inside: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, PackedLayer):
-            codes = module.codes()
-            four = codes if codes.ndim == 4 else codes.reshape(*codes.shape, 1, 1)
-            tensors[f"{name}.planes"] = weight_planes(four, module.scheme.weight_bits, module.scheme.weight_zero_point)
-            tensors[f"{name}.scale"] = module.scale
-            if module.bias is not None:
-                tensors[f"{name}.bias"] = module.bias
-            layers[name] = describe_layer(module.scheme, module.shape)
+        if isinstance(module, (PackedLayer, Composed)) and not name.startswith(tuple(inside)):
+            layers[name], own = layer_contents(module)
+            tensors |= {f"{name}.{key}": value for key, value in own.items()}
             inside.append(name + ".")
     tensors |= {name: value for name, value in model.state_dict().items() if not name.startswith(tuple(inside))}
     for name, value in tensors.items():
@@ -199,48 +196,6 @@ def _architecture(file: ModelFile) -> nn.Module:
     return build(name, file.metadata.arguments)
 
 
-def _packed_layer(
-    file: ModelFile, model: nn.Module, name: str, layer: Layer, remaining: dict[str, Tensor]
-) -> PackedLayer:
-    """Check one layer of the file against the float layer it stands for, and pack it."""
-    where = f"model file {file.path}: layer {name}"
-    try:
-        original = model.get_submodule(name)
-    except AttributeError as error:
-        raise ModelFileError(f"{where} is not in the architecture {file.metadata.architecture}") from error
-    shape = (layer.shape[0], layer.shape[1], layer.shape[2], layer.shape[3])
-    scheme = layer.scheme()
-    if isinstance(original, nn.Conv2d):
-        expected = tuple(original.weight.shape)
-        g = scheme.geometry
-        found = (g.stride, g.padding, g.dilation, g.groups, g.padding_value) if g else None
-        wanted = (original.stride, numeric_padding(original), original.dilation, original.groups, "zero")
-        if found != wanted:
-            raise ModelFileError(f"{where} has geometry {found}; allowed: {wanted}")
-    elif isinstance(original, nn.Linear) and scheme.geometry is None:
-        expected = (*original.weight.shape, 1, 1)
-    else:
-        raise ModelFileError(f"{where} stands for a {type(original).__name__}; allowed: Conv2d or Linear")
-    if shape != expected:
-        raise ModelFileError(f"{where} has shape {shape}; allowed: {expected}")
-    scheme.check_accumulator(shape[1] * shape[2] * shape[3])
-    planes, scale = remaining.pop(f"{name}.planes", None), remaining.pop(f"{name}.scale", None)
-    bias = remaining.pop(f"{name}.bias", None)
-    if planes is None or scale is None:
-        raise ModelFileError(f"{where} lacks its planes or its scale")
-    for label, vector in (("scale", scale), ("bias", bias)):
-        if vector is None:
-            continue
-        if vector.dtype != torch.float32 or tuple(vector.shape) != (shape[0],):
-            raise ModelFileError(
-                f"{where}: {label} is {vector.dtype} of shape {tuple(vector.shape)}; allowed: float32 ({shape[0]},)"
-            )
-        if not bool(torch.isfinite(vector).all()):
-            raise ModelFileError(f"{where}: {label} holds NaN or infinity; allowed: finite numbers")
-    codes = from_planes(planes, scheme.weight_bits, shape, scheme.weight_zero_point)
-    return PackedLayer(codes if scheme.geometry else codes.flatten(1), scale, bias, scheme).eval()
-
-
 def _replace_norm(path: Path, model: nn.Module, name: str, module: nn.Module) -> None:
     try:
         original = model.get_submodule(name)
@@ -258,7 +213,9 @@ def _replace_norm(path: Path, model: nn.Module, name: str, module: nn.Module) ->
 
 
 def _load_remainder(path: Path, model: nn.Module, remaining: Mapping[str, Tensor]) -> None:
-    inside = tuple(name + "." for name, module in model.named_modules() if isinstance(module, (PackedLayer, Affine)))
+    inside = tuple(
+        name + "." for name, module in model.named_modules() if isinstance(module, (PackedLayer, Composed, Affine))
+    )
     wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
     missing, extra = sorted(set(wanted) - set(remaining)), sorted(set(remaining) - set(wanted))
     if missing or extra:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from robustlab.compress.composed import COMPOSITIONS
 from robustlab.compress.freeze import LayerScheme
-from robustlab.core.errors import ArgumentError, ModelFileError, invalid
+from robustlab.core.errors import ArgumentError, ModelFileError, check_choice, invalid
 from robustlab.kernels import ActivationSpec, ConvGeometry
 
 SCHEMA = 1
@@ -42,13 +43,17 @@ class Geometry(_Strict):
 
 
 class Layer(_Strict):
-    """One packed layer. `shape` is (O, C / groups, kh, kw). A weight zero point of 0 is not written."""
+    """One packed layer. `shape` is (O, C / groups, kh, kw). A weight zero point of 0 is not written.
+
+    composition: one of `robustlab.compress.composed.COMPOSITIONS`, not written where there is none.
+    """
 
     weight_bits: Annotated[int, Field(ge=1, le=8)]
     shape: Annotated[list[Size], Field(min_length=4, max_length=4)]
     activation: Activation | None
     geometry: Geometry | None
     weight_zero_point: int | float = 0
+    composition: str | None = None
 
     def scheme(self) -> LayerScheme:
         """As the packed layer takes it; raises `ArgumentError` for values outside their ranges."""
@@ -88,8 +93,8 @@ class Metadata(_Strict):
         )
 
 
-def describe_layer(scheme: LayerScheme, shape: tuple[int, int, int, int]) -> Layer:
-    """The JSON form of a packed layer."""
+def describe_layer(scheme: LayerScheme, shape: tuple[int, int, int, int], composition: str | None) -> Layer:
+    """The JSON form of a packed layer, with the kind of what is composed around it."""
     activation, geometry = scheme.activation, scheme.geometry
     return Layer(
         weight_bits=scheme.weight_bits,
@@ -107,6 +112,7 @@ def describe_layer(scheme: LayerScheme, shape: tuple[int, int, int, int]) -> Lay
             padding_value=geometry.padding_value,
         ),
         weight_zero_point=scheme.weight_zero_point,
+        composition=composition,
     )
 
 
@@ -133,6 +139,8 @@ def parse_metadata(path: object, text: str) -> Metadata:
         metadata = Metadata.model_validate_json(text)
         for layer in metadata.layers.values():
             layer.scheme()
+            if layer.composition is not None:
+                check_choice("composition", layer.composition, COMPOSITIONS)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "metadata"

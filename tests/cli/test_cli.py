@@ -113,6 +113,10 @@ def test_help_does_not_import_torch() -> None:
         (["compress", "robustlab:signs_float"], ["--out"]),
         (["compress", "m", "--out", "m.safetensors", "--algorithm", "magic"], ["--algorithm is 'magic'", "percentile"]),
         (["compress", "m", "--out", "m.safetensors", "--weights", "1"], ["--weights is 1", "2 to 8"]),
+        (
+            ["compress", "m", "--out", "m.safetensors", "--algorithm", "react", "-w", "4"],
+            ["--weights is 4", "1 with --algorithm react"],
+        ),
         (["compress", "m", "--out", "m.safetensors", "--epochs", "-1"], ["--epochs is -1"]),
         (["compress", "m", "--out", "m.safetensors", "--learning-rate", "0"], ["--learning-rate is 0"]),
         (["compress", "m", "--out", "no/folder/m.safetensors"], ["--out is 'no/folder/m.safetensors'"]),

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from robustlab.compress.composed import Shift
 from robustlab.compress.layers import Affine
 from robustlab.deploy.graph import rules
 from robustlab.deploy.graph.operations import Conv, Operation, Pointwise, sources
@@ -94,6 +95,8 @@ def _steps(module: nn.Module, view: View, x: fx.Node) -> tuple[Step, ...] | None
         return (Prelu(rules.slope_vector(module.weight, channels)),)
     if isinstance(module, Affine) and kind is Affine:
         return Mul(module.scale), Add(module.shift)
+    if isinstance(module, Shift) and kind is Shift and module.rows == (dimensions == 2):
+        return (Add(module.shift),)
     if isinstance(module, ChannelBias) and kind is ChannelBias:
         return (Add(channel_vector(module.bias, channels, dimensions)),)
     if isinstance(module, Normalize) and kind is Normalize:

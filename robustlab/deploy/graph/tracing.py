@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from robustlab.compress.composed import Shift
 from robustlab.compress.layers import Affine
 from robustlab.core.frozen import frozen
 from robustlab.deploy.packed import PackedLayer
 from robustlab.models.blocks import ChannelBias, Normalize
 
-_LEAVES = (PackedLayer, Affine, ChannelBias, Normalize)
+_LEAVES = (PackedLayer, Affine, ChannelBias, Normalize, Shift)
 
 
 class Root(nn.Module):
