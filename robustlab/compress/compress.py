@@ -78,6 +78,7 @@ def compress(
     """
     method = _method(algorithm)
     _check_bits("weights, activations", weights, activations, binary=algorithm == "binary")
+    check_choice("statistics_correction", statistics_correction, (False, True))
     if statistics_correction and algorithm == "binary":
         raise invalid("statistics_correction", statistics_correction, "False with algorithm binary")
     check_int("seed", seed, 0, 2**32 - 1)

@@ -122,16 +122,18 @@ def kl_range(values: Tensor, bits: int) -> tuple[float, float]:
 
     A histogram of 2,048 bins covers the values and 0. Of 128 candidates that keep k/128 of the bins on either side of
     0, the one is chosen with the smallest KL(P, Q): P is the part of the histogram inside, with everything outside
-    added to the first and the last bin; Q is the part inside without that, its bins merged into 2^bits groups of equal
-    width as far as possible, and every group's count spread evenly over its bins that are not empty. A candidate with
-    an empty bin of Q where P is not empty, or with fewer bins than levels, is out; the whole range never is.
+    added to the nearest bin that is not empty; Q is the part inside without that, its bins merged into 2^bits groups of
+    equal width as far as possible, and every group's count spread evenly over its bins that are not empty. Candidates
+    that hold no value, or fewer bins than levels, are out. Zeros are not counted: every grid holds them exactly, and
+    behind ReLU they would drown everything else.
     """
+    values = values[values != 0]
+    if not values.numel():
+        return 0.0, 0.0
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     width = (high - low) / _KL_BINS
-    if width == 0:
-        return low, high
     bins = ((values.double() - low) / width).long().clamp(0, _KL_BINS - 1)
-    counts = torch.bincount(bins.flatten(), minlength=_KL_BINS).double()
+    counts = torch.bincount(bins, minlength=_KL_BINS).double()
     left = round(-low / width)  # bins below 0
     best, chosen = float("inf"), (low, high)
     for kept in range(_KL_CANDIDATES, 0, -1):
@@ -146,19 +148,19 @@ def kl_range(values: Tensor, bits: int) -> tuple[float, float]:
 
 
 def _information_lost(counts: Tensor, first: int, last: int, levels: int) -> float:
-    """KL(P, Q) for the bins first..last - 1, see `kl_range`; infinite where Q misses what P has."""
+    """KL(P, Q) for the bins first..last - 1, see `kl_range`; infinite if all of them are empty."""
     inside = counts[first:last]
+    some = inside.nonzero().flatten()
+    if not len(some):
+        return float("inf")
     p = inside.clone()
-    p[0] += counts[:first].sum()
-    p[-1] += counts[last:].sum()
+    p[some[0]] += counts[:first].sum()
+    p[some[-1]] += counts[last:].sum()
     group = torch.arange(last - first) * levels // (last - first)
     filled = (inside > 0).double()
     total = torch.zeros(levels, dtype=torch.float64).index_add_(0, group, inside)
     bins = torch.zeros(levels, dtype=torch.float64).index_add_(0, group, filled)
     q = filled * (total / bins.clamp(min=1))[group]
-    if bool(((p > 0) & (q == 0)).any()) or not float(q.sum()):
-        return float("inf")
-    some = p > 0
     p, q = p[some] / p.sum(), q[some] / q.sum()
     return float((p * (p / q).log()).sum())
 

@@ -13,11 +13,9 @@ class AdaRound(Reconstruction):
     """min over V of |W x - W(V) x^|^2 + regularization * sum(1 - |2 h(V) - 1|^beta), layer by layer (eq. 25).
 
     x is the float input of the layer, x^ its input behind the quantized layers before it, fake-quantized; the
-    activation function behind the layer is not part of the objective. Published: 10,000 iterations, steps of
-    activations not learned.
+    activation function behind the layer is not part of the objective. Steps of activations are not learned.
     """
 
-    iterations: int = 1000
     step_rate: float = 0.0
 
     def apply(self, work: Work) -> None:

@@ -9,7 +9,7 @@ import torch
 from robustlab.compress.layers import CompressedConv2d
 from robustlab.compress.ptq.capture import all_output_moments, output_moments
 from robustlab.compress.ptq.grid import bias_of
-from robustlab.compress.ptq.method import Method, Work
+from robustlab.compress.ptq.method import Method, Work, hold_all
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class BiasCorrection(Method):
     def apply(self, work: Work) -> None:
         """Correct the layers one after another, in the order they run."""
         layers = list(work.layers())
+        hold_all(work)
         kinds = {name: isinstance(layer, CompressedConv2d) for name, layer, _ in layers}
         wanted = all_output_moments(work.reference, work.batches, kinds)
         work.progress.start("bias correction", len(layers))

@@ -14,7 +14,7 @@ class BRECQ(Reconstruction):
     """AdaRound's variables and regularizer on the output of whole blocks, with the steps of activations learned too.
 
     Blocks are those of `robustlab.compress.ptq.blocks.find_blocks`, such as residual blocks. The squared error of the
-    block's output is not weighted by a Fisher estimate. Published: 20,000 iterations.
+    block's output is not weighted by a Fisher estimate.
     """
 
     def apply(self, work: Work) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from robustlab.compress.layers import CompressedLayer
 from robustlab.compress.observers import OBSERVERS
+from robustlab.compress.ptq.grid import held, hold
 from robustlab.compress.quantizers import ActivationQuantizer
 from robustlab.core.errors import check_choice
 from robustlab.core.progress import Progress, SilentProgress
@@ -58,6 +58,7 @@ class Method:
         """Change the compressed model after its activation grids are set."""
 
 
-def finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
-    return bool(torch.isfinite(values).all())
+def hold_all(work: Work) -> None:
+    """Fix the codes and scales that all layers have now, so that no forward pass looks for them anew."""
+    for _, layer, _ in work.layers():
+        hold(layer, *held(layer))

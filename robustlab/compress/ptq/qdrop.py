@@ -15,7 +15,7 @@ class QDrop(Reconstruction):
     """`BRECQ` with every activation element left float with probability `drop` in each step of the optimisation.
 
     The input of a block is mixed in the same proportion from what the quantized and what the float layers before it
-    produce. Everything is quantized in the result. Published: 20,000 iterations, drop 0.5.
+    produce. Everything is quantized in the result. Published: drop 0.5.
     """
 
     drop: float = 0.5

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustlab.compress.layers import CompressedConv2d
 from robustlab.compress.ptq.capture import all_output_moments, output_moments
 from robustlab.compress.ptq.grid import bias_of, held, hold
-from robustlab.compress.ptq.method import Work
+from robustlab.compress.ptq.method import Work, hold_all
 
 _LEAST = 1e-6
 
@@ -25,6 +25,7 @@ def correct_statistics(work: Work) -> None:
     channel that is constant, in the float model or the compressed one, keeps its scale.
     """
     layers = list(work.layers())
+    hold_all(work)
     kinds = {name: isinstance(layer, CompressedConv2d) for name, layer, _ in layers}
     wanted = all_output_moments(work.reference, work.batches, kinds)
     work.progress.start("statistics correction", len(layers))
