@@ -75,5 +75,5 @@ def held(layer: CompressedLayer) -> tuple[Tensor, Tensor]:
 def bias_of(layer: CompressedLayer) -> Tensor:
     """A layer's bias (O,), made of zeros if it has none."""
     if layer.bias is None:
-        layer.bias = torch.nn.Parameter(torch.zeros(len(layer.weight), dtype=layer.weight.dtype))
+        layer.bias = torch.nn.Parameter(layer.weight.detach().new_zeros(len(layer.weight)))
     return layer.bias

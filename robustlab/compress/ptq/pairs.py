@@ -9,9 +9,10 @@ from torch import fx, nn
 from robustlab.compress.structure import shared_names
 from robustlab.core.errors import invalid
 
-_MODULES = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d)
-_MODULES_2 = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_FUNCTIONS = (torch.relu, F.relu, F.leaky_relu, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
+_ELEMENTWISE = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Dropout)
+_POOLING = (nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_ELEMENTWISE_FUNCTIONS = (torch.relu, F.relu, F.leaky_relu)
+_POOLING_FUNCTIONS = (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
 _METHODS = ("relu", "contiguous", "clone")
 _FAILURES = (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, AssertionError)
 
@@ -46,7 +47,7 @@ def find_pairs(model: nn.Module) -> list[tuple[str, str]]:
         if not is_layer(node):
             continue
         first = modules[node.target]
-        reader, flattened = _reader(node, modules, bool(isinstance(first, nn.Conv2d)))
+        reader, flattened = _reader(node, modules, isinstance(first, nn.Conv2d))
         if reader is None or not is_layer(reader):
             continue
         second = modules[str(reader.target)]
@@ -69,17 +70,17 @@ def _reader(node: fx.Node, modules: dict[str, nn.Module], convolution: bool) -> 
 
 def _passes(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        return type(modules[str(node.target)]) in (*_MODULES, *_MODULES_2)
+        return type(modules[str(node.target)]) in (*_ELEMENTWISE, *_POOLING)
     if node.op == "call_function":
-        return node.target in _FUNCTIONS
+        return node.target in (*_ELEMENTWISE_FUNCTIONS, *_POOLING_FUNCTIONS)
     return node.op == "call_method" and node.target in _METHODS
 
 
 def _any_shape(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether it works element by element, so that it may stand behind a flatten."""
     if node.op == "call_module":
-        return type(modules[str(node.target)]) in (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Dropout)
-    return node.target in (torch.relu, F.relu, F.leaky_relu, *_METHODS)
+        return type(modules[str(node.target)]) in _ELEMENTWISE
+    return node.target in (*_ELEMENTWISE_FUNCTIONS, *_METHODS)
 
 
 def _flattens(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

@@ -15,7 +15,7 @@ from robustlab.compress.ptq.grid import hold, layer_scale, nearest_codes
 from robustlab.compress.ptq.method import Method, Work
 from robustlab.compress.ptq.rounding import LearnedStep, SoftRounding, annealed
 from robustlab.compress.quantizers import ActivationQuantizer
-from robustlab.core.errors import check_int, check_number
+from robustlab.core.errors import check_int, check_number, invalid
 from robustlab.core.frozen import frozen
 from robustlab.core.progress import Progress
 
@@ -51,6 +51,8 @@ class Reconstruction(Method):
         check_number("step_rate", self.step_rate, 0.0)
         check_number("regularization", self.regularization, 0.0)
         check_number("warm_up", self.warm_up, 0.0, 1.0)
+        if not isinstance(self.beta, tuple) or len(self.beta) != 2:
+            raise invalid("beta", self.beta, "two numbers >= 1, the first and the last")
         for value in self.beta:
             check_number("beta", value, 1.0)
 

@@ -1,6 +1,7 @@
 """Statistics correction: give every output channel the mean and deviation it has in the float model.
 
-Global affine calibration (PTQ4VM, 2025); Q&C (2024) corrects the variance alone.
+Global affine calibration (PTQ4VM for video matting, 2025); Q&C (2025) corrects the variance alone. The statistics are
+those of calibration images: taken from the images a model is then judged on, it would be test-time adaptation.
 """
 
 from __future__ import annotations

@@ -166,9 +166,9 @@ def test_a_layer_of_576_inputs_and_64_outputs_takes_less_than_ten_seconds(images
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1))
-    start = time.perf_counter()
+    start = time.process_time()
     rl.compress(model, weights=4, activations=4, calibration=images(32, 0), algorithm=GPTQ())
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize(
