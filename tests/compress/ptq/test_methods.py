@@ -18,9 +18,10 @@ from robustlab.compress import TrainConfig, freeze
 from robustlab.compress.compress import ALGORITHMS
 from robustlab.compress.layers import CompressedConv2d, CompressedLayer
 from robustlab.compress.observers import OBSERVERS
-from robustlab.compress.ptq import METHODS, AdaRound, Method, QDrop
+from robustlab.compress.ptq import METHODS, AdaRound, Method, QDrop, Work, correct_statistics
 from robustlab.compress.ptq.grid import FixedGridQuantizer, held, hold
 from robustlab.compress.ptq.reconstruction import Reconstruction
+from robustlab.compress.structure import trace
 from robustlab.core import Tiled
 from robustlab.core.errors import ArgumentError, RobustlabError
 from robustlab.deploy import fingerprint
@@ -169,6 +170,19 @@ def test_compressing_in_steps_keeps_the_codes_of_the_first(network: nn.Module, i
             assert isinstance(again, CompressedLayer)
             assert all(torch.equal(a, b) for a, b in zip(held(layer), held(again), strict=True))
     assert isinstance(second.get_submodule("head"), CompressedLayer)
+
+
+@pytest.mark.parametrize("name", ["minmax", "gptq", "qdrop"])
+def test_correcting_afterwards_is_the_same_as_at_once(
+    name: str, network: nn.Module, images: Images, work: Callable[..., Work]
+) -> None:
+    options = {"weights": 3, "activations": 3, "algorithm": quick(name), "calibration": images(8, 10)}
+    at_once = rl.compress(network, statistics_correction=True, **options)
+    later = rl.compress(network, **options)
+    before = fingerprint(rl.deploy(later))
+    reference = work(network, 3).reference
+    correct_statistics(Work(later, reference, trace(later, images(2, 0)).order, [images(8, 10)]))
+    assert fingerprint(rl.deploy(later)) == fingerprint(rl.deploy(at_once)) != before
 
 
 class Listener:
