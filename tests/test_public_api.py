@@ -20,6 +20,7 @@ PUBLIC = (
     "robustlab.attacks",
     "robustlab.bench",
     "robustlab.compress",
+    "robustlab.compress.ptq",
     "robustlab.core",
     "robustlab.datasets",
     "robustlab.datasets.corruptions",

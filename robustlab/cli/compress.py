@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from robustlab.compress.ptq import Method
     from robustlab.datasets import Dataset
 
 _TEST_IMAGES = 500
@@ -39,7 +40,23 @@ def compress(
             "--activations", "-a", help="Bits of an activation, 2 to 8 (default 8); 1 with binary.", show_default=False
         ),
     ] = None,
-    algorithm: Annotated[str, typer.Option(help="How ranges are found: minmax, percentile, mse; or binary.")] = "mse",
+    algorithm: Annotated[
+        str,
+        typer.Option(
+            help="Ranges by minmax, moving_average, percentile, mse or kl; with ranges by mse also bias_correction, "
+            "cle, gptq, adaround, brecq, qdrop; or binary."
+        ),
+    ] = "mse",
+    statistics_correction: Annotated[
+        bool,
+        typer.Option(
+            "--statistics-correction", help="Give every channel its float mean and deviation back; not with binary."
+        ),
+    ] = False,
+    iterations: Annotated[
+        int | None,
+        typer.Option(help="Steps per layer or block of adaround, brecq and qdrop. (default: 500)", show_default=False),
+    ] = None,
     data: Annotated[
         str,
         typer.Option(
@@ -59,7 +76,7 @@ def compress(
     epochs: Annotated[int, typer.Option(help="Epochs of straight-through training after calibration; 0 for none.")] = 0,
     training_images: Annotated[int, typer.Option(help="Training images per epoch.")] = 8000,
     learning_rate: Annotated[float, typer.Option(help="Of the training.")] = 5e-4,
-    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of adaround, brecq and qdrop, and of the training.")] = 0,
 ) -> None:
     """Quantize or binarize a float model, put it on packed kernels and write it to a file.
 
@@ -90,6 +107,9 @@ def compress(
         if signs and bits != 1:
             raise invalid(option, bits, f"1 with --algorithm {algorithm}")
         check_int(option, bits, least, 8)
+    if statistics_correction and (trained is not None or algorithm == "binary"):
+        raise invalid("--statistics-correction", True, f"another --algorithm than {algorithm}")
+    method = _method(algorithm, iterations)
     check_int("--calibration-images", calibration_images, 1)
     check_int("--epochs", epochs, 0)
     check_int("--training-images", training_images, 1)
@@ -103,13 +123,18 @@ def compress(
     check_answers(model, network, read_batch(tested, [0])[0], tested, _BATCH)
     checkpoint = out.with_name(out.name + ".checkpoint")
     typer.echo(f"calibrating with up to {calibration_images} training images of {tested.name}")
-    compressed = make_compressed(
-        network,
-        weights=weights,
-        activations=activations,
-        algorithm=algorithm,
-        calibration=calibration_batches(data, [network], image_size, calibration_images),
-    )
+    batches = calibration_batches(data, [network], image_size, calibration_images)
+    with watch() as watcher:
+        compressed = make_compressed(
+            network,
+            weights=weights,
+            activations=activations,
+            algorithm=method,
+            statistics_correction=statistics_correction,
+            calibration=batches,
+            seed=seed,
+            progress=watcher,
+        )
     if epochs:
         images, labels = _training_set(
             open_data(data, [network], split="train", image_size=image_size), training_images
@@ -127,6 +152,7 @@ def compress(
     made = {
         "from": info.name,
         "algorithm": algorithm,
+        "statistics_correction": statistics_correction,
         "weights": weights,
         "activations": activations,
         "calibration_images": calibration_images,
@@ -147,6 +173,22 @@ def compress(
     if info.left_float:
         typer.echo(f"in float   {', '.join(info.left_float)}")
     typer.echo(f"model      {out}")
+
+
+def _method(algorithm: str, iterations: int | None) -> str | Method:
+    """What `compress` takes as its algorithm."""
+    from robustlab.compress.ptq import METHODS
+    from robustlab.compress.ptq.reconstruction import Reconstruction
+    from robustlab.core.errors import check_int, invalid
+
+    if iterations is None:
+        return algorithm
+    check_int("--iterations", iterations, 1)
+    method = METHODS.get(algorithm)
+    if not isinstance(method, Reconstruction):
+        learning = ", ".join(name for name, other in METHODS.items() if isinstance(other, Reconstruction))
+        raise invalid("--iterations", iterations, f"left out with --algorithm {algorithm}; it is for {learning}")
+    return replace(method, iterations=iterations)
 
 
 def _check_target(out: Path) -> None:

@@ -16,6 +16,7 @@ from robustlab.compress.contract import Algorithm
 from robustlab.compress.fold import fold_batch_norms
 from robustlab.compress.layers import CompressedConv2d, CompressedLayer, CompressedLinear, numeric_padding
 from robustlab.compress.observers import OBSERVERS, RangeObserver
+from robustlab.compress.ptq import METHODS, Method, Work, correct_statistics
 from robustlab.compress.quantizers import ActivationQuantizer
 from robustlab.compress.starting import starting
 from robustlab.compress.structure import Layer, replace, shared_names, trace
@@ -28,9 +29,17 @@ from robustlab.models import ModelInfo, info_of, set_info
 _log = logging.getLogger(__name__)
 
 ALGORITHMS = {
-    "minmax": "uniform quantizers, ranges from the smallest and largest value seen",
-    "percentile": "uniform quantizers, ranges from the 0.01 % and 99.99 % quantiles",
-    "mse": "uniform quantizers, ranges with the least squared error",
+    "minmax": "uniform quantizers, ranges from the smallest and largest value seen (Krishnamoorthi 2018)",
+    "moving_average": "uniform quantizers, ranges from averages over batches of smallest and largest (Jacob 2018)",
+    "percentile": "uniform quantizers, ranges from the 0.01 % and 99.99 % quantiles (Nagel 2021)",
+    "mse": "uniform quantizers, ranges with the least squared error (Nagel 2021)",
+    "kl": "uniform quantizers, ranges whose histograms lose the least information (Migacz 2017, TensorRT)",
+    "bias_correction": "mse, and no mean error in any layer's output (Nagel 2019)",
+    "cle": "mse, after cross-layer equalization of the weights (Nagel 2019)",
+    "gptq": "mse, weights rounded column by column with compensation (Frantar 2023)",
+    "adaround": "mse, rounding of weights learned layer by layer (Nagel 2020)",
+    "brecq": "mse, rounding of weights and steps of activations learned block by block (Li 2021)",
+    "qdrop": "brecq with activations quantized at random while it learns (Wei 2022)",
     "binary": "sign of weights and activations, a scale per output channel; to be trained afterwards",
     **{name: algorithm.summary for name, algorithm in TRAINED.items()},
 }
@@ -43,21 +52,27 @@ def compress(
     weights: int,
     activations: int,
     calibration: Iterable[Tensor] | Tensor,
-    algorithm: str = "mse",
+    algorithm: str | Method = "mse",
+    statistics_correction: bool = False,
     first_last_bits: int | None = FIRST_LAST_BITS,
     layers: Mapping[str, tuple[int, int]] | None = None,
     keep_float: Sequence[str] = (),
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> nn.Module:
     """A compressed, calibrated copy of `model`, named like it with the scheme; `model` itself is untouched.
 
     weights, activations: bits, 2 to 8 each, or both 1 with ``algorithm="binary"`` or another that takes signs.
     calibration: float32 images (N, 3, H, W) in [0, 1], or an iterable of such batches; no labels.
-    algorithm: one of `ALGORITHMS`: how ranges are found, or what `qat` is to train (see
-    `robustlab.compress.algorithms`).
+    algorithm: one of `ALGORITHMS`: how ranges are found and weights rounded, or what `qat` is to train (see
+    `robustlab.compress.algorithms`); or a `Method` of `robustlab.compress.ptq` with hyper-parameters of its own, such as
+    ``AdaRound(iterations=10_000)``.
+    statistics_correction: afterwards give every channel of every layer the mean and deviation that it has in the float
+    model, see `robustlab.compress.ptq.correct_statistics`; not with ``binary`` and what training learns.
     first_last_bits: bits of the first and the last layer that run, 2 to 8; None treats them like the others.
     layers: name pattern (`fnmatch`) -> (weight bits, activation bits), later patterns win over earlier ones.
     keep_float: name patterns of layers that stay float.
+    seed: of everything that adaround, brecq and qdrop draw.
 
     A layer that is compressed already keeps its scheme and grid, so a model can be compressed in steps.
     Swapped are exactly `nn.Conv2d` with zero padding and `nn.Linear`; what else has weights stays float and is listed
@@ -66,12 +81,16 @@ def compress(
     Raises `ArgumentError` for bits outside the ranges, a pattern that matches no layer, a model without such layers,
     calibration without images or with NaN.
     """
-    check_choice("algorithm", algorithm, ALGORITHMS)
-    trained = TRAINED.get(algorithm)
+    trained = TRAINED.get(algorithm) if isinstance(algorithm, str) else None
+    method = _method(algorithm)
     if trained is not None:
         trained.check_bits("weights, activations", weights, activations)
     else:
         _check_bits("weights, activations", weights, activations, binary=algorithm == "binary")
+    check_choice("statistics_correction", statistics_correction, (False, True))
+    if statistics_correction and (trained is not None or algorithm == "binary"):
+        raise invalid("statistics_correction", statistics_correction, f"False with algorithm {algorithm}")
+    check_int("seed", seed, 0, 2**32 - 1)
     if first_last_bits is not None:
         check_int("first_last_bits", first_last_bits, 2, 8)
     batches = _batches(calibration)
@@ -81,22 +100,27 @@ def compress(
     chosen = {name: _algorithm_of(trained, bits, end=name in ends) for name, bits in schemes.items()}
     keeping = {name for name, of in chosen.items() if of is not None or schemes[name] == (1, 1)}
     fold_batch_norms(result, probe, skip=keeping)
-    rule = algorithm if algorithm in OBSERVERS else "mse"
+    method.prepare(result, probe)
+    reference = copy.deepcopy(result)
     for name, (weight_bits, activation_bits) in schemes.items():
         layer = result.get_submodule(name)
         if not bool(torch.isfinite(layer.get_parameter("weight")).all()):
             raise invalid(f"weight of layer {name}", "a tensor with NaN or infinity", "finite numbers")
         swapped: nn.Module
         if isinstance(layer, nn.Conv2d):
-            swapped = CompressedConv2d(layer, weight_bits, activation_bits, rule, chosen[name])
+            swapped = CompressedConv2d(layer, weight_bits, activation_bits, method.observer, chosen[name])
         else:
             assert isinstance(layer, nn.Linear)
-            swapped = CompressedLinear(layer, weight_bits, activation_bits, rule, chosen[name])
+            swapped = CompressedLinear(layer, weight_bits, activation_bits, method.observer, chosen[name])
         replace(result, name, swapped.eval())
     if left:
         _log.info("left in float: %s", ", ".join(left))
     with starting(result, schemes):
-        calibrate(result, batches, rule, only=schemes, progress=progress)
+        calibrate(result, batches, method.observer, only=schemes, progress=progress)
+    work = Work(result, reference, tuple(schemes), batches, seed, progress or SilentProgress())
+    method.apply(work)
+    if statistics_correction:
+        correct_statistics(work)
     return set_info(result, _info(model, probe, left, f"w{weights}a{activations}"))
 
 
@@ -139,6 +163,13 @@ def calibrate(
         for quantizer in quantizers.values():
             quantizer.observer = None
         progress.finish()
+
+
+def _method(algorithm: str | Method) -> Method:
+    if isinstance(algorithm, Method):
+        return algorithm
+    check_choice("algorithm", algorithm, ALGORITHMS)
+    return METHODS.get(algorithm) or Method(algorithm if algorithm in OBSERVERS else "mse")
 
 
 def _check_bits(argument: str, weights: object, activations: object, *, binary: bool) -> None:

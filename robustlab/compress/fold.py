@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,7 @@ def fold_batch_norms(model: nn.Module, images: Tensor, skip: Collection[str] = (
     well, and the fold is undone. Returns the names of the folded norms.
     """
     seen = trace(model, images)
-    reference = _tensors(seen.output)
-
-    def same() -> bool:
-        with frozen(model), torch.no_grad():
-            found = _tensors(model(images))
-        return len(found) == len(reference) and all(_close(a, b) for a, b in zip(found, reference, strict=True))
-
+    same = function_check(model, images, seen.output)
     candidates = [
         (layer, norm)
         for layer, norm in seen.pairs
@@ -49,6 +43,18 @@ def fold_batch_norms(model: nn.Module, images: Tensor, skip: Collection[str] = (
         else:
             restore()
     return tuple(kept)
+
+
+def function_check(model: nn.Module, images: Tensor, output: object) -> Callable[[], bool]:
+    """What tells whether `model` still maps `images` to `output`, up to 1e-3 of the output's range."""
+    reference = _tensors(output)
+
+    def same() -> bool:
+        with frozen(model), torch.no_grad():
+            found = _tensors(model(images))
+        return len(found) == len(reference) and all(_close(a, b) for a, b in zip(found, reference, strict=True))
+
+    return same
 
 
 def _tensors(output: object) -> list[Tensor]:

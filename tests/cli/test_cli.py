@@ -112,6 +112,16 @@ def test_help_does_not_import_torch() -> None:
         (["show", "nowhere"], ["model is 'nowhere'"]),
         (["compress", "robustlab:signs_float"], ["--out"]),
         (["compress", "m", "--out", "m.safetensors", "--algorithm", "magic"], ["--algorithm is 'magic'", "percentile"]),
+        (["compress", "m", "--out", "m.safetensors", "--algorithm", "gtpq"], ["did you mean gptq"]),
+        (
+            ["compress", "m", "--out", "m.safetensors", "--algorithm", "binary", "--statistics-correction"],
+            ["--statistics-correction is True"],
+        ),
+        (["compress", "m", "--out", "m.safetensors", "--iterations", "5"], ["--iterations is 5", "adaround, brecq"]),
+        (
+            ["compress", "m", "--out", "m.safetensors", "--algorithm", "brecq", "--iterations", "0"],
+            ["--iterations is 0"],
+        ),
         (["compress", "m", "--out", "m.safetensors", "--weights", "1"], ["--weights is 1", "2 to 8"]),
         (
             ["compress", "m", "--out", "m.safetensors", "--algorithm", "react", "-w", "4"],
@@ -277,6 +287,20 @@ def test_compress_writes_a_model_that_show_and_evaluate_read(
     assert run(["evaluate", "--model", "small.safetensors", "--limit", "4", "--condition", "clean"]) == 0
     text = capsys.readouterr().out
     assert "[1/1]  small " in text and "parity: 0 of" in text
+
+
+@pytest.mark.parametrize(
+    "algorithm", [["kl"], ["cle"], ["bias_correction"], ["gptq"], ["qdrop", "--iterations", "3", "--seed", "4"]]
+)
+def test_compress_takes_every_kind_of_algorithm(
+    algorithm: list[str], here: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--weights", "3", "--activations", "3", "--calibration-images", "16", "--statistics-correction"]
+    assert run(["compress", str(tiny), *options, "--algorithm", *algorithm, "--out", "small.safetensors"]) == 0
+    assert "times smaller" in capsys.readouterr().out
+    assert run(["show", "small.safetensors"]) == 0
+    text = capsys.readouterr().out
+    assert algorithm[0] in text and "provenance.compressed.statistics_correction" in text
 
 
 def test_the_live_table_fills_in(monkeypatch: pytest.MonkeyPatch) -> None:
