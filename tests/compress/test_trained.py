@@ -408,3 +408,29 @@ def test_a_step_that_is_lost_is_refused_by_layer() -> None:
             layers(model)["fc"].quantize_input.get_parameter("gain").fill_(float("nan"))
         with pytest.raises(RobustlabError, match="layer fc"):
             freeze(model)
+
+
+def test_shifts_fold_into_the_programs_of_an_optimized_model() -> None:
+    model = copy.deepcopy(trained("react", 1))
+    with torch.no_grad():
+        for name in ("grouped", "depthwise", "uneven", "fc"):
+            layers(model)[name].quantize_input.get_parameter("shift").uniform_(-0.6, 0.6)
+    deployed = deploy(model)
+    optimized = optimize(deployed, pictures(4))
+    with torch.no_grad():
+        assert torch.equal(optimized(pictures(4, 7)), deployed(pictures(4, 7)))
+    report = optimized.report()
+    assert report.reason is None  # a plan that gave other numbers would have been dropped
+    assert sum(len(segment.layers) for segment in report.segments) == 6
+    assert not any("front" in name or "layer" in name for name, _ in report.in_torch)
+
+
+@pytest.mark.parametrize("name", ["react", "xnor", "xnor++", "lpb", "dab"])
+def test_what_is_composed_agrees_with_the_simulation_where_values_are_exactly_zero(name: str) -> None:
+    layer = copy.deepcopy(layers(trained(name, 1))["uneven"])
+    with torch.no_grad():
+        for key, parameter in layer.quantize_input.named_parameters():
+            parameter.fill_(1.0 if key in ("first", "gain") else 0.0)
+    x = torch.randint(-2, 3, (2, 12, 8, 8)).float()  # zeros, and -1 and 1 that leave zeros behind one plane of signs
+    assert check_layer("uneven", layer, x).kind == TRAINED[name].deployability
+    assert check_layer("uneven", layer, torch.zeros_like(x)).error <= 1e-5
