@@ -28,8 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import robustlab as rl
-from robustlab.compress.compress import ALGORITHMS
 from robustlab.compress.fold import fold_batch_norms
+from robustlab.compress.observers import OBSERVERS
+from robustlab.compress.ptq import METHODS as ROUNDING
 from robustlab.compress.ptq import Work, correct_statistics
 from robustlab.compress.structure import trace
 from robustlab.core import Tiled
@@ -37,7 +38,7 @@ from robustlab.deploy import stored_bytes
 
 MODEL = "robustlab:cifar_resnet20"
 SCHEMES = ((8, 8), (4, 4), (3, 3))
-METHODS = tuple(name for name in ALGORITHMS if name != "binary")
+METHODS = (*OBSERVERS, *ROUNDING)
 GOALS = {(8, 8): -0.5, (4, 4): -2.5}
 """The least difference to float, in points, that the best method of a scheme should have."""
 

@@ -65,7 +65,7 @@ def compress(
     weights, activations: bits, 2 to 8 each, or both 1 with ``algorithm="binary"`` or another that takes signs.
     calibration: float32 images (N, 3, H, W) in [0, 1], or an iterable of such batches; no labels.
     algorithm: one of `ALGORITHMS`: how ranges are found and weights rounded, or what `qat` is to train (see
-    `robustlab.compress.algorithms`); or a `Method` of `robustlab.compress.ptq` with hyper-parameters of its own, such as
+    `robustlab.compress.algorithms`); or a `Method` of `robustlab.compress.ptq` with hyper-parameters of its own, as
     ``AdaRound(iterations=10_000)``.
     statistics_correction: afterwards give every channel of every layer the mean and deviation that it has in the float
     model, see `robustlab.compress.ptq.correct_statistics`; not with ``binary`` and what training learns.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import robustlab as rl
-from robustlab.compress import TrainConfig, freeze
+from robustlab.compress import TRAINED, TrainConfig, freeze
 from robustlab.compress.compress import ALGORITHMS
 from robustlab.compress.layers import CompressedConv2d, CompressedLayer
 from robustlab.compress.observers import OBSERVERS
@@ -60,7 +60,7 @@ def test_a_scale_that_is_no_normal_number_is_refused(scale: float) -> None:
 
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("bits", [8, 4, 3])
-@pytest.mark.parametrize("name", [n for n in ALGORITHMS if n != "binary"])
+@pytest.mark.parametrize("name", (*OBSERVERS, *METHODS))
 def test_deployed_equals_simulated(
     name: str, bits: int, corrected: bool, network: nn.Module, images: Images, tmp_path: Path
 ) -> None:
@@ -226,10 +226,25 @@ def test_every_task_tells_how_far_it_is(name: str, tasks: list[str], network: nn
 
 
 def test_the_registry_names_every_algorithm_with_its_source() -> None:
-    assert set(METHODS) | set(OBSERVERS) | {"binary"} == set(ALGORITHMS)
+    assert set(METHODS) | set(OBSERVERS) | {"binary"} | set(TRAINED) == set(ALGORITHMS)
     for name, line in ALGORITHMS.items():
-        assert "\n" not in line and len(line) < 110
-        assert name == "binary" or "20" in line.rpartition("(")[2]
+        assert "\n" not in line and len(line) < 120
+        assert name == "binary" or name in TRAINED or "20" in line.rpartition("(")[2]
+    assert all(algorithm.source for algorithm in TRAINED.values())
+
+
+@pytest.mark.parametrize("name", ["binary", "lsq", "react"])
+def test_statistics_are_not_corrected_of_what_is_trained(name: str) -> None:
+    bits = 4 if name == "lsq" else 1
+    with pytest.raises(ArgumentError, match="statistics_correction"):
+        rl.compress(
+            Never(),
+            weights=bits,
+            activations=bits,
+            algorithm=name,
+            statistics_correction=True,
+            calibration=torch.rand(2, 3, 8, 8),
+        )
 
 
 class Never(nn.Module):
