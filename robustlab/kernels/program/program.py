@@ -22,6 +22,8 @@ from robustlab.kernels.spec import shown
 if TYPE_CHECKING:
     from robustlab.kernels import _native
 
+_SEQUENCES = (list, tuple, Sequence)  # the usual ones first: an abstract class takes longer to ask
+
 
 @dataclass(frozen=True, eq=False)
 class Program:
@@ -42,7 +44,7 @@ class Program:
 
         Outputs are contiguous (N, C, H, W), float32 or int32. Raises `ArgumentError` for tensors that do not fit.
         """
-        if not (isinstance(inputs, Sequence) and isinstance(scalars, Sequence)):
+        if not (isinstance(inputs, _SEQUENCES) and isinstance(scalars, _SEQUENCES)):
             given = f"{type(inputs).__name__} and {type(scalars).__name__}"
             raise invalid("inputs, scalars", given, "sequences of tensors")
         extension = native_kernels()
