@@ -103,8 +103,11 @@ def bits_to_bits(case: ConvCase) -> Iterator[Found]:
     task = Task("binary", case.label, name, chain.many, case.operations, _bits_peak(), chain.once, chain.length)
     yield _checked(task, torch.equal(chain.output, chain.expected))
     if "avx2" in available() and backend() != "avx2":
+        with use_backend("avx2"):
+            chain = bits_chain(case, values, weight)
         many, once = (_forced(sample, "avx2") for sample in (chain.many, chain.once))
-        yield Task("binary", case.label, f"{name}, AVX2", many, case.operations, "avx2_bits", once, chain.length)
+        task = Task("binary", case.label, f"{name}, AVX2", many, case.operations, "avx2_bits", once, chain.length)
+        yield _checked(task, torch.equal(chain.output, chain.expected))
 
 
 def packing(case: ConvCase) -> Iterator[Found]:

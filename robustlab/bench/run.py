@@ -92,4 +92,6 @@ def _bench_case(result: KernelBench, case: Case, threads: int, names: Iterable[s
         found = [*own.tasks(case), *(task for name in names for task in peers.peer(name)(case, threads))]
         result.failures.extend(task for task in found if isinstance(task, Failure))
         tasks = [task for task in found if isinstance(task, Task)]
-        result.figures.extend(measure(tasks, threads, result.peaks, seconds))
+        figures, failures = measure(tasks, threads, result.peaks, seconds)
+        result.figures.extend(figures)
+        result.failures.extend(failures)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+_MOST_SHARE = 1.02  # of a peak: it was measured itself, a little too low perhaps
+
 Sample = Callable[[], float]
 """Runs something once and returns the seconds it took."""
 
@@ -104,16 +106,26 @@ def bound_by(peak: str | None, peaks: Mapping[str, float]) -> float | None:
     return max(found, default=None)
 
 
-def measure(tasks: Sequence[Task], threads: int, peaks: Mapping[str, float], seconds: float) -> list[Figure]:
-    """Time tasks in turn, `seconds` for each."""
+def measure(
+    tasks: Sequence[Task], threads: int, peaks: Mapping[str, float], seconds: float
+) -> tuple[list[Figure], list[Failure]]:
+    """Time tasks in turn, `seconds` for each.
+
+    What comes out as no time at all, or as faster than the processor can be, is a failure of the measurement: the
+    difference of two runs, where other programs hit one of both more.
+    """
     samples = [task.sample for task in tasks]
     samples += [task.sample_once for task in tasks if task.sample_once is not None]
     times = shortest(samples, seconds)
     once = iter(times[len(tasks) :])
-    figures = []
+    figures, failures = [], []
     for task, found in zip(tasks, times, strict=False):
-        taken = found if task.sample_once is None else max(found - next(once), 1e-9) / task.chain
+        taken = found if task.sample_once is None else (found - next(once)) / task.chain
         bound = bound_by(task.peak, peaks)
-        share = None if not bound else task.operations / taken / (bound * threads)
+        share = task.operations / taken / (bound * threads) if bound and taken > 0 else None
+        if taken <= 0 or (task.sample_once is not None and share is not None and share > _MOST_SHARE):
+            reason = f"not measured: the difference of two runs came out as {taken * 1e6:.3g} us"
+            failures.append(Failure(task.group, task.case, task.name, reason))
+            continue
         figures.append(Figure(task.group, task.case, task.name, threads, taken, task.operations, task.peak, share))
-    return figures
+    return figures, failures

@@ -38,9 +38,17 @@ def test_samples_take_turns_and_the_shortest_counts() -> None:
 
 def test_a_chain_is_the_difference_shared_among_its_layers() -> None:
     task = Task("g", "c", "n", lambda: 9.0, 1e9, "avx2_bits", lambda: 1.0, 4)
-    (figure,) = measure([task], 2, PEAKS, 0.0)
+    (figure,), failures = measure([task], 2, PEAKS, 0.0)
+    assert not failures
     assert figure.seconds == 2.0
     assert figure.share == pytest.approx(1e9 / 2.0 / (1e9 * 2))
+
+
+@pytest.mark.parametrize(("many", "once"), [(1.0, 1.5), (1.0, 1.0), (1.0, 1.0 - 1e-4)])
+def test_a_difference_that_cannot_be_is_not_a_figure(many: float, once: float) -> None:
+    task = Task("g", "c", "n", lambda: many, 1e9, "avx2_bits", lambda: once, 4)
+    figures, (failure,) = measure([task], 2, PEAKS, 0.0)
+    assert figures == [] and failure.name == "n" and "difference" in failure.reason
 
 
 @pytest.mark.parametrize(

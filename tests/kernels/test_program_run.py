@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from robustlab.core.errors import ArgumentError
 from robustlab.kernels import ActivationSpec, ConvGeometry, PackedWeight, available, pack_weight, use_backend
 from robustlab.kernels.ops import flat_form, flat_geometry
 from robustlab.kernels.program import (
@@ -261,3 +262,61 @@ def test_native_code_checks_the_tensors_of_a_run() -> None:
             program.run(*arguments)
     with pytest.raises(ValueError):
         program.output(3)
+
+
+def one_layer() -> tuple[Program, PackedWeight, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    weight = pack_weight((1 - 2 * torch.randint(0, 2, (32, 32, 3, 3), generator=generator)).to(torch.int8), 1)
+    builder = ProgramBuilder()
+    signs = builder.pack(builder.input(32, 9, 9))
+    (end,) = builder.conv(signs, weight, ConvGeometry(padding=(1, 1)), [Scale(torch.ones(32)), Store()])
+    builder.output(end)
+    return builder.build(), weight, torch.randn(2, 32, 9, 9, generator=generator)
+
+
+@needs_native
+def test_weights_that_torch_moves_are_found() -> None:
+    """Sharing a tensor with other processes moves its storage in place and frees the old one."""
+    program, weight, x = one_layer()
+    before = program.run([x])[0]
+    weight.data.share_memory_()
+    junk = [torch.randint(0, 255, (n,), dtype=torch.uint8) for n in range(1000, 20000, 97)]
+    assert torch.equal(program.run([x])[0], before)
+    assert junk
+
+
+class Made(Sequence[Tensor]):
+    """Tensors that nobody else holds."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self.x):
+            raise IndexError
+        return self.x[index] * 1.0
+
+
+@needs_native
+def test_inputs_live_until_the_run_ends() -> None:
+    builder = ProgramBuilder()
+    first, second = builder.input(64, 40, 40), builder.input(64, 40, 40)
+    (end,) = builder.map(first, [AddValue(second), Store()])
+    builder.output(end)
+    program = builder.build()
+    big = torch.randn(2, 8, 64, 40, 40, generator=torch.Generator().manual_seed(6))
+
+    wanted = program.run([big[0], big[1]])[0]
+    assert all(torch.equal(program.run(Made(big))[0], wanted) for _ in range(5))
+
+
+@pytest.mark.parametrize("inputs", [None, 3, iter([]), {}.values(), torch.zeros(1, 32, 9, 9)])
+def test_what_is_no_sequence_is_refused_in_one_line(inputs: Any) -> None:
+    program, _, x = one_layer()
+    with pytest.raises(ArgumentError, match="sequences of tensors"):
+        program.run(inputs)
+    with pytest.raises(ArgumentError, match="sequences of tensors"):
+        program.run([x], inputs)

@@ -255,9 +255,11 @@ class Builder {
     if (nb::len(inputs) != source.inputs.size() || static_cast<int64_t>(nb::len(scalars)) != scalars_) return nb::none();
     int64_t images = -1;
     std::vector<Span> x, factors, y;
+    std::vector<nb::object> alive;   // until the run has ended, whatever becomes of the caller's lists meanwhile
     for (size_t i = 0; i < source.inputs.size(); ++i) {
       TensorView view;
-      if (!read_tensor(inputs[i], type, view) || view.axes != 4 || !view.floating) return nb::none();
+      alive.push_back(inputs[i]);
+      if (!read_tensor(alive.back(), type, view) || view.axes != 4 || !view.floating) return nb::none();
       const ProgramValue& value = source.values[index(source.inputs[i])];
       if (images < 0) images = view.shape[0];
       if (view.shape[0] != images || view.shape[1] != value.channels || view.shape[2] != value.height ||
@@ -267,7 +269,8 @@ class Builder {
     }
     for (int64_t i = 0; i < scalars_; ++i) {
       TensorView view;
-      if (!read_tensor(scalars[i], type, view) || view.axes != 1 || !view.floating || view.shape[0] != images)
+      alive.push_back(scalars[i]);
+      if (!read_tensor(alive.back(), type, view) || view.axes != 1 || !view.floating || view.shape[0] != images)
         return nb::none();
       factors.emplace_back(reinterpret_cast<uintptr_t>(view.data), images);
     }

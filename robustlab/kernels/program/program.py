@@ -15,12 +15,14 @@ from robustlab.core.errors import invalid
 from robustlab.kernels import dispatch
 from robustlab.kernels.ops import native_kernels
 from robustlab.kernels.program.native import build, spans
-from robustlab.kernels.program.nodes import Node, Value
+from robustlab.kernels.program.nodes import Conv, Node, Value
 from robustlab.kernels.program.reference import interpret
 from robustlab.kernels.spec import shown
 
 if TYPE_CHECKING:
     from robustlab.kernels import _native
+
+_SEQUENCES = (list, tuple, Sequence)  # the usual ones first: an abstract class takes longer to ask
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,9 @@ class Program:
 
         Outputs are contiguous (N, C, H, W), float32 or int32. Raises `ArgumentError` for tensors that do not fit.
         """
+        if not (isinstance(inputs, _SEQUENCES) and isinstance(scalars, _SEQUENCES)):
+            given = f"{type(inputs).__name__} and {type(scalars).__name__}"
+            raise invalid("inputs, scalars", given, "sequences of tensors")
         extension = native_kernels()
         if extension is not None:
             backend, threads = dispatch.backend(), torch.get_num_threads()
@@ -49,6 +54,7 @@ class Program:
             quick = program.run_tensors(backend, threads, inputs, scalars, Tensor, torch.empty, self._dtypes)
             if quick is not None:
                 return quick
+        inputs, scalars = list(inputs), list(scalars)
         batch = self._batch(inputs, scalars)
         x = [_checked("inputs", tensor, (batch, *shape)) for shape, tensor in zip(self._read, inputs, strict=True)]
         factors = [_checked("scalars", tensor, (batch,)) for tensor in scalars]
@@ -76,12 +82,21 @@ class Program:
         return tuple(torch.int32 if self.values[handle].kind == "int" else torch.float32 for handle in self.outputs)
 
     def _native(self, extension: ModuleType) -> _native.Program:
-        """The native program, built at the first use. If two threads do so at once, one of both is kept."""
-        program: _native.Program | None = self.__dict__.get("_built")
-        if program is None:
+        """The native program, which points to packed weights: built anew where torch has moved one of them.
+
+        torch moves storages in place when it shares them with other processes. If two threads build a program at once,
+        one of both is kept.
+        """
+        places = [weight.data_ptr() for weight in self._weights]
+        built: tuple[list[int], _native.Program] | None = self.__dict__.get("_built")
+        if built is None or built[0] != places:
             program = build(extension, self.values, self.nodes, self.inputs, self.scalars, self.outputs)
-            self.__dict__["_built"] = program
-        return program
+            self.__dict__["_built"] = built = (places, program)
+        return built[1]
+
+    @cached_property
+    def _weights(self) -> tuple[Tensor, ...]:
+        return tuple(node.weight.data for node in self.nodes if isinstance(node, Conv))
 
     @cached_property
     def _read(self) -> tuple[tuple[int, int, int], ...]:
