@@ -85,7 +85,7 @@ class Composed(nn.Module):
 
 
 class Shifted(Composed):
-    """y = layer(fl(x + shift[c])): thresholds of its own for every input channel (ReActNet, Liu et al. 2020, eq. 4).
+    """y = layer(fl(x + shift[c])): thresholds of its own for every input channel (ReActNet, Liu et al. 2020).
 
     The shift is a module of its own, so that `robustlab.optimize` folds it into the thresholds of what comes before.
     """

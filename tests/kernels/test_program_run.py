@@ -320,3 +320,9 @@ def test_what_is_no_sequence_is_refused_in_one_line(inputs: Any) -> None:
         program.run(inputs)
     with pytest.raises(ArgumentError, match="sequences of tensors"):
         program.run([x], inputs)
+
+
+def test_a_view_whose_sign_torch_flips_is_read_with_it() -> None:
+    program, _, x = one_layer()
+    assert torch.equal(program.run([torch._neg_view(x)])[0], program.run([-x])[0])
+    assert not torch.equal(program.run([-x])[0], program.run([x])[0])

@@ -1,4 +1,4 @@
-"""Bi-Real Net's quantizers: a triangular gradient for the activations (Liu et al. 2018, "Bi-Real Net", eq. 7)."""
+"""Bi-Real Net's quantizers: a triangular gradient for the activations (Liu et al. 2018, "Bi-Real Net")."""
 
 from __future__ import annotations
 

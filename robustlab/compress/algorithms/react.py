@@ -1,4 +1,4 @@
-"""ReActNet's RSign: a learned shift per channel in front of the sign (Liu et al. 2020, "ReActNet", eq. 4).
+"""ReActNet's RSign: a learned shift per channel in front of the sign (Liu et al. 2020, "ReActNet").
 
 RPReLU, the paper's other half, belongs to the architecture: `robustlab.models.blocks.ShiftedPReLU`.
 """

@@ -14,7 +14,7 @@ from robustlab.compress.ptq.method import Method, Work, hold_all
 
 @dataclass(frozen=True)
 class BiasCorrection(Method):
-    """b <- b - (E[y^] - E[y]) per output channel, E over calibration images and positions (appendix D).
+    """b <- b - (E[y^] - E[y]) per output channel, E over calibration images and positions.
 
     y^ is the output behind the quantized layers before this one, themselves corrected, and y the float output: on the
     calibration images the mean error of every layer's output is zero afterwards. The published form for models with

@@ -57,7 +57,7 @@ class LearnedStep(ActivationQuantizer):
     """An activation quantizer whose step is learned and which quantizes each element only with some probability.
 
     The gradient with respect to the step is that of the rounded value (LSQ, Esser et al. 2020, eq. 3). `drop` is the
-    probability that an element stays float (QDrop, Wei et al. 2022, eq. 9); it draws from `generator`. Not below a
+    probability that an element stays float (QDrop, Wei et al. 2022); it draws from `generator`. Not below a
     thousandth of where it started, so the step stays positive.
     """
 

@@ -113,7 +113,7 @@ class Program:
 
 
 def _checked(argument: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The tensor, contiguous. Written for speed: a layer takes as long as a hundred attributes."""
+    """The tensor in memory as the kernels read it: contiguous, signs where they belong."""
     if not isinstance(x, Tensor) or x.shape != shape or x.dtype is not torch.float32 or not x.is_cpu:
         raise invalid(argument, shown(x), f"a float32 tensor {shape} on the cpu")
-    return x if x.is_contiguous() else x.contiguous()
+    return x.resolve_neg().contiguous()

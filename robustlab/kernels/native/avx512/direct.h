@@ -210,7 +210,7 @@ NOINLINE void some_tiles(const Windows& windows, const Panels& panels, const Dir
 using SomeTiles = void (*)(const Windows& windows, const Panels& panels, const Direct& d, int64_t panel, Place start,
                            int64_t x, int64_t tiles);
 
-// Every pair of panels meets all lines, in tiles of two heights, up to eight pixels of a line. tiles[m - 1] takes m.
+// Every pair of panels meets all lines, in tiles of two heights, up to eight pixels of a line. some[m - 1] takes m.
 INLINE void all_lines(const SomeTiles (&some)[8], const Windows& windows, const Panels& panels, const Direct& d) {
   const int64_t tiles = (windows.count + 7) / 8, height = windows.count / tiles, higher = windows.count % tiles;
   for (int64_t panel = 0; panel + kPair <= panels.count; panel += kPair) {
@@ -221,43 +221,38 @@ INLINE void all_lines(const SomeTiles (&some)[8], const Windows& windows, const 
   }
 }
 
+template <class Way, template <int> class Sink>
+constexpr SomeTiles kTiles[] = {some_tiles<Way, Sink<1>, 1>, some_tiles<Way, Sink<2>, 2>, some_tiles<Way, Sink<3>, 3>,
+                                some_tiles<Way, Sink<4>, 4>, some_tiles<Way, Sink<5>, 5>, some_tiles<Way, Sink<6>, 6>,
+                                some_tiles<Way, Sink<7>, 7>, some_tiles<Way, Sink<8>, 8>};
+
+template <bool kSigns>
+struct Numbers {
+  template <int kRows>
+  using Pixels = DirectPixels<kSigns, kRows>;
+  template <int kRows>
+  using Planar = DirectPlanar<kSigns, kRows>;
+  template <int kRows>
+  using Codes = DirectCodes<kSigns, kRows>;
+  template <int kRows>
+  using Planes = DirectPlanes<kSigns, kRows>;
+};
+
 template <class Way>
 INLINE void direct_to_bits(const Windows& windows, const Panels& panels, const Direct& d) {
-  static constexpr SomeTiles kBits[] = {
-      some_tiles<Way, DirectBits<1>, 1>, some_tiles<Way, DirectBits<2>, 2>, some_tiles<Way, DirectBits<3>, 3>,
-      some_tiles<Way, DirectBits<4>, 4>, some_tiles<Way, DirectBits<5>, 5>, some_tiles<Way, DirectBits<6>, 6>,
-      some_tiles<Way, DirectBits<7>, 7>, some_tiles<Way, DirectBits<8>, 8>};
-  all_lines(kBits, windows, panels, d);
+  all_lines(kTiles<Way, DirectBits>, windows, panels, d);
 }
 
 // All stores but bits.
 template <class Way, bool kSigns>
 INLINE void direct_to_numbers(const Windows& windows, const Panels& panels, const Direct& d) {
-  static constexpr SomeTiles kPixels[] = {
-      some_tiles<Way, DirectPixels<kSigns, 1>, 1>, some_tiles<Way, DirectPixels<kSigns, 2>, 2>,
-      some_tiles<Way, DirectPixels<kSigns, 3>, 3>, some_tiles<Way, DirectPixels<kSigns, 4>, 4>,
-      some_tiles<Way, DirectPixels<kSigns, 5>, 5>, some_tiles<Way, DirectPixels<kSigns, 6>, 6>,
-      some_tiles<Way, DirectPixels<kSigns, 7>, 7>, some_tiles<Way, DirectPixels<kSigns, 8>, 8>};
-  static constexpr SomeTiles kPlanar[] = {
-      some_tiles<Way, DirectPlanar<kSigns, 1>, 1>, some_tiles<Way, DirectPlanar<kSigns, 2>, 2>,
-      some_tiles<Way, DirectPlanar<kSigns, 3>, 3>, some_tiles<Way, DirectPlanar<kSigns, 4>, 4>,
-      some_tiles<Way, DirectPlanar<kSigns, 5>, 5>, some_tiles<Way, DirectPlanar<kSigns, 6>, 6>,
-      some_tiles<Way, DirectPlanar<kSigns, 7>, 7>, some_tiles<Way, DirectPlanar<kSigns, 8>, 8>};
-  static constexpr SomeTiles kCodes[] = {
-      some_tiles<Way, DirectCodes<kSigns, 1>, 1>, some_tiles<Way, DirectCodes<kSigns, 2>, 2>,
-      some_tiles<Way, DirectCodes<kSigns, 3>, 3>, some_tiles<Way, DirectCodes<kSigns, 4>, 4>,
-      some_tiles<Way, DirectCodes<kSigns, 5>, 5>, some_tiles<Way, DirectCodes<kSigns, 6>, 6>,
-      some_tiles<Way, DirectCodes<kSigns, 7>, 7>, some_tiles<Way, DirectCodes<kSigns, 8>, 8>};
-  static constexpr SomeTiles kPlanes[] = {
-      some_tiles<Way, DirectPlanes<kSigns, 1>, 1>, some_tiles<Way, DirectPlanes<kSigns, 2>, 2>,
-      some_tiles<Way, DirectPlanes<kSigns, 3>, 3>, some_tiles<Way, DirectPlanes<kSigns, 4>, 4>,
-      some_tiles<Way, DirectPlanes<kSigns, 5>, 5>, some_tiles<Way, DirectPlanes<kSigns, 6>, 6>,
-      some_tiles<Way, DirectPlanes<kSigns, 7>, 7>, some_tiles<Way, DirectPlanes<kSigns, 8>, 8>};
-  all_lines(d.store == Op::kStore         ? kPixels
-            : d.store == Op::kStorePlanar ? kPlanar
-            : d.store == Op::kStoreCodes  ? kCodes
-                                          : kPlanes,
-            windows, panels, d);
+  using To = Numbers<kSigns>;
+  switch (d.store) {
+    case Op::kStore: return all_lines(kTiles<Way, To::template Pixels>, windows, panels, d);
+    case Op::kStorePlanar: return all_lines(kTiles<Way, To::template Planar>, windows, panels, d);
+    case Op::kStoreCodes: return all_lines(kTiles<Way, To::template Codes>, windows, panels, d);
+    default: return all_lines(kTiles<Way, To::template Planes>, windows, panels, d);
+  }
 }
 
 }  // namespace
