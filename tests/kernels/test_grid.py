@@ -163,6 +163,26 @@ def test_empty_batches_and_images_of_one_pixel(backend: str, shape: tuple[int, .
         assert y.shape == (shape[0], 6, *shape[2:])
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize(("outputs", "width"), [(32, 5), (64, 20), (96, 14), (160, 7), (64, 23)])
+def test_panels_that_are_unpacked_while_others_are_met(bits: int, outputs: int, width: int) -> None:
+    """One image, whole pairs of panels, lines of at least five pixels: the largest is too large to be one task."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(100 * bits + width)
+    zero = -0.5 if bits == 7 else 0.0
+    half = 2 ** (bits - 1)
+    codes = torch.randint(-half if zero else 1 - half, half, (outputs, 36, 3, 3), generator=generator)
+    codes = torch.where(codes < 0, -1, 1) if bits == 1 else codes
+    x = torch.randn(1, 36, width, width, generator=generator) * 100
+    geometry = ConvGeometry((1, 1), (1, 1), (1, 1))
+    scale = torch.rand(outputs, generator=generator)
+    case = grid.Case(0, x, codes.to(torch.int8), bits, zero, ActivationSpec(1.0, 128, 8), geometry, scale, None)
+    acc, y = case.expected()
+    for name in BACKENDS:
+        with kernels.use_backend(name):
+            check(case, case.run(), (acc, y), name)
+
+
 def test_threads_change_nothing() -> None:
     """The same large convolution on one to four threads, many times."""
     generator = torch.Generator().manual_seed(5)

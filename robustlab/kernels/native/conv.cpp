@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "base.h"
 #include "conv_constants.h"
@@ -36,6 +37,7 @@ struct Plan {
   const Runs& runs;
   Weights weights{};
   bool unpack_late = false;           // panels are unpacked where they are used
+  std::optional<PackedPanels> packed;   // or by a direct product
 
   Plan(const KernelTable& table, const ConvLayer& of, const ConvConstants& known, const uint8_t* input,
        const ImageLayout& place, int64_t count)
@@ -61,15 +63,20 @@ struct Plan {
     return {data, count, word_bytes() * weight_planes, weight_planes, static_cast<int>(planes())};
   }
 
+  // What pads a run is a zero code, which unpacking makes the offset: whether that must be undone.
+  bool pads_with_offset() const {
+    const WeightValue value = weight_value(layer);
+    return runs.taps * runs.unit % 4 != 0 && value.exact && value.offset != 0;
+  }
+
   // Unpacks `count` prepacked panels from panel `first` on.
   void unpack(int64_t first, int64_t count, uint8_t* out) const {
     const WeightValue value = weight_value(layer);
     const int64_t words = runs.all_words();
     kernels.unpack_codes(layer.weights + first * panel_planes_bytes(layer), layer.weight_bits, count * words,
                          value.exact ? value.factor : 1, value.exact ? value.offset : 0, out);
-    // what pads a run is a zero code, which has become the offset
+    if (!pads_with_offset()) return;
     const int64_t used = runs.taps * runs.unit % 4;
-    if (used == 0 || !value.exact || value.offset == 0) return;
     const uint32_t mask = (1u << (8 * used)) - 1u;
     for (int64_t run = 0; run < count * runs.count; ++run) {
       uint8_t* word = out + ((run + 1) * runs.words - 1) * kPanelWordBytes;
@@ -196,8 +203,8 @@ void on_threads(int threads, double nanoseconds, int64_t count, const Function& 
   run_parallel(workers > 1 ? threads : 1, tasks);
 }
 
-// late: panels may be unpacked where they are used.
-void prepare_weights(Plan& plan, int threads, bool late) {
+// direct: for a direct product. Panels may then be unpacked by it, else in front of every block.
+void prepare_weights(Plan& plan, int threads, bool direct) {
   const ConvLayer& layer = plan.layer;
   const Geometry& g = layer.geometry;
   const WeightValue value = weight_value(layer);
@@ -218,11 +225,17 @@ void prepare_weights(Plan& plan, int threads, bool late) {
     plan.weights.panels = plan.panels(layer.weights, count);
     return;
   }
-  if (late && g.groups == 1 && plan.space.rows() <= kBlockRows && !has_patterns(layer)) {
+  if (!direct && g.groups == 1 && plan.space.rows() <= kBlockRows && !has_patterns(layer)) {
     plan.unpack_late = true;
     return;
   }
   uint8_t* codes = scratch().codes.room<uint8_t>(count * plan.word_bytes());
+  if (direct && !plan.pads_with_offset() && is_one_task(plan.space, plan.constants, threads)) {
+    plan.weights.panels = plan.panels(nullptr, count);
+    plan.packed = {layer.weights, layer.weight_bits, value.exact ? value.factor : 1, value.exact ? value.offset : 0,
+                   scratch().codes.room<uint8_t>(4 * plan.word_bytes())};
+    return;
+  }
   on_threads(threads, 0.1 * static_cast<double>(count * plan.word_bytes()) / 4, count,
              [&](int64_t panel) { plan.unpack(panel, 1, codes + panel * plan.word_bytes()); });
   plan.weights.panels = plan.panels(codes, count);
@@ -293,8 +306,8 @@ void run_plan(const Plan& plan, int threads, const std::vector<StepPlan>& steps)
     const Windows windows{plan.images + plan.layout.at(plan.window.offset_y, plan.window.offset_x),
                           nullptr, plan.space.width, c.offsets.data(), plan.runs.count, plan.runs.words,
                           plan.runs.tail, plan.layout.plane_bytes()};
-    return run_direct({product, windows, plan.weights.panels, plan.space, plan.layout, plan.window, c,
-                       row_nanoseconds(plan)}, threads, steps);
+    return run_direct({product, windows, plan.weights.panels, plan.packed ? &*plan.packed : nullptr, plan.space,
+                       plan.layout, plan.window, c, row_nanoseconds(plan)}, threads, steps);
   }
   Producer producer{};
   producer.context = &plan;
@@ -332,7 +345,7 @@ KeptConvConstants conv_constants(const KernelTable& kernels, const ConvLayer& la
   KeptConvConstants constants(new ConvConstants);
   describe(layer, layout, *constants);
   Plan plan(kernels, layer, *constants, nullptr, layout, 1);
-  prepare_weights(plan, 1, true);
+  prepare_weights(plan, 1, false);
   fill_constants(plan, steps, *constants);
   if (plan.space.pixels() <= kMostTablePixels) {
     constants->starts.resize(static_cast<size_t>(plan.space.pixels()));
@@ -345,7 +358,7 @@ void run_conv(const KernelTable& kernels, int threads, const ConvLayer& layer, c
               const uint8_t* images, const ImageLayout& layout, int64_t count, const std::vector<StepPlan>& steps) {
   if (count == 0) return;
   Plan plan(kernels, layer, constants, images, layout, count);
-  prepare_weights(plan, threads, plan.direct(steps) == nullptr);
+  prepare_weights(plan, threads, plan.direct(steps) != nullptr);
   run_plan(plan, threads, steps);
 }
 
@@ -355,7 +368,7 @@ void run_conv(const KernelTable& kernels, int threads, const ConvLayer& layer, c
   ConvConstants& constants = scratch().constants;
   describe(layer, layout, constants);
   Plan plan(kernels, layer, constants, images, layout, count);
-  prepare_weights(plan, threads, plan.direct(steps) == nullptr);
+  prepare_weights(plan, threads, plan.direct(steps) != nullptr);
   fill_constants(plan, steps, constants);
   run_plan(plan, threads, steps);
 }

@@ -89,6 +89,10 @@ DirectFunction direct_product(const KernelTable& kernels, const ConvLayer& layer
   return known ? product : nullptr;
 }
 
+bool is_one_task(const RowSpace& space, const ConvConstants& constants, int threads) {
+  return threads <= 1 && space.images == 1 && space.rows() <= kMostRows && !constants.borders;
+}
+
 void run_direct(const DirectLayer& layer, int threads, const std::vector<StepPlan>& steps) {
   thread_local Buffer at_room;
   const ConvConstants& c = layer.constants;
@@ -105,6 +109,7 @@ void run_direct(const DirectLayer& layer, int threads, const std::vector<StepPla
   }
   direct.at = at;
   direct.in = layer.window.stride_y * layer.layout.pitch();
+  direct.packed = layer.packed;
   direct.step = layer.window.stride_x * layer.layout.pixel;
   direct.store = store.step.op;
   direct.image = store.step.image;

@@ -142,6 +142,13 @@ struct Block {
   int64_t channels;           // of the layer
 };
 
+// Panels of codes whose weights are still in bit planes, as unpack_codes() takes them.
+struct PackedPanels {
+  const uint8_t* data;
+  int bits, factor, offset;
+  uint8_t* room;            // of four unpacked panels
+};
+
 // Products that end in memory, with no block of sums in between: `lines` lines of windows.count output pixels, whole pairs
 // of panels. Pixel x of line l reads its windows at image + l * in + x * step (Windows::starts is not used), and stores
 // l * out bytes further than the same pixel of the first line.
@@ -160,6 +167,7 @@ struct Direct {
   uint8_t* image;           // where channel 0 of panel 0 goes, see Step
   const int64_t* at;        // [windows.count]
   int64_t plane;            // kStorePlanar and kStorePlanes only
+  const PackedPanels* packed;   // instead of Panels::data: every pair is unpacked while the pair in front of it is met; or null
 
   // Bytes from channel 0 to channel `count`, a multiple of 8.
   int64_t channels(int64_t count) const {

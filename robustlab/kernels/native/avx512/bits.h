@@ -43,6 +43,8 @@ struct BothNegative {
 
 template <class Last>
 struct Signs {
+  static constexpr bool kUnpacks = false;
+
   template <class RowsOf, int kRows, int kPanels, class Target, class Aside>
   static INLINE void meet(Sums<kRows, kPanels>& sums, RowsOf& rows, const Windows& windows, const Panels& panels,
                           const uint8_t* image, const uint8_t* weights, const Target& target, Aside& aside) {
@@ -53,6 +55,8 @@ struct Signs {
 // From the largest power of two down: what is summed so far doubles from one power to the next.
 template <class Last>
 struct Planes {
+  static constexpr bool kUnpacks = false;
+
   template <class RowsOf, int kRows, int kPanels, class Target, class Aside>
   static INLINE void meet(Sums<kRows, kPanels>& sums, RowsOf& rows, const Windows& windows, const Panels& panels,
                           const uint8_t* image, const uint8_t* weights, const Target& target, Aside& aside) {

@@ -12,6 +12,8 @@ struct Multiply {
 };
 
 struct Codes {
+  static constexpr bool kUnpacks = true;   // weights come in fewer bits as well
+
   template <class RowsOf, int kRows, int kPanels, class Target, class Aside>
   static INLINE void meet(Sums<kRows, kPanels>& sums, RowsOf& rows, const Windows& windows, const Panels& panels,
                           const uint8_t* image, const uint8_t* weights, const Target& target, Aside& aside) {

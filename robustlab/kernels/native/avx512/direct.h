@@ -2,6 +2,7 @@
 #pragma once
 
 #include "product.h"
+#include "unpack.h"
 
 namespace robustlab {
 namespace {
@@ -180,7 +181,7 @@ struct DirectPlanar {
 // `tiles` tiles of kRows pixels from pixel `x` on, of all lines.
 template <class Way, class Sink, int kRows, class Aside>
 INLINE void run_tiles(const Windows& windows, const Panels& panels, const Direct& d, int64_t panel, Place start,
-                      int64_t x, int64_t tiles, Aside& aside) {
+                      int64_t x, int64_t tiles, Unpacking* next, Aside& aside) {
   EvenRows<kRows> rows(d.step);
   const uint8_t* weights = panels.data + panel * panels.bytes;
   const uint8_t* line = windows.image + x * d.step;
@@ -190,6 +191,7 @@ INLINE void run_tiles(const Windows& windows, const Panels& panels, const Direct
     Sink sink(d, panel, start, aside);
     const uint8_t* image = line;
     for (int64_t t = 0; t < tiles; ++t) {
+      if (Way::kUnpacks && next != nullptr) next->some();
       Sums<kRows, kPair> sums;
       Way::meet(sums, rows, windows, panels, image, weights, sink, aside);
       image += kRows * d.step;
@@ -201,23 +203,42 @@ INLINE void run_tiles(const Windows& windows, const Panels& panels, const Direct
 
 template <class Way, class Sink, int kRows>
 NOINLINE void some_tiles(const Windows& windows, const Panels& panels, const Direct& d, int64_t panel, Place start,
-                         int64_t x, int64_t tiles) {
+                         int64_t x, int64_t tiles, Unpacking* next) {
   auto aside = Sink::aside(d);
-  run_tiles<Way, Sink, kRows>(windows, panels, d, panel, start, x, tiles, aside);
+  run_tiles<Way, Sink, kRows>(windows, panels, d, panel, start, x, tiles, next, aside);
   aside.finish();
 }
 
 using SomeTiles = void (*)(const Windows& windows, const Panels& panels, const Direct& d, int64_t panel, Place start,
-                           int64_t x, int64_t tiles);
+                           int64_t x, int64_t tiles, Unpacking* next);
 
-// Every pair of panels meets all lines, in tiles of two heights, up to eight pixels of a line. some[m - 1] takes m.
-INLINE void all_lines(const SomeTiles (&some)[8], const Windows& windows, const Panels& panels, const Direct& d) {
+// A pair of panels meets all lines, in tiles of two heights, up to eight pixels of a line. some[m - 1] takes m.
+INLINE void one_pair(const SomeTiles (&some)[8], const Windows& windows, const Panels& panels, const Direct& d, int64_t panel,
+                     Unpacking* next) {
   const int64_t tiles = (windows.count + 7) / 8, height = windows.count / tiles, higher = windows.count % tiles;
-  for (int64_t panel = 0; panel + kPair <= panels.count; panel += kPair) {
-    const int64_t channel = panel * kLanes;
-    const Place start{static_cast<const uint8_t*>(d.base) + 4 * channel, d.base_at, d.image + d.channels(channel), d.at};
-    if (higher > 0) some[height](windows, panels, d, panel, start, 0, higher);
-    some[height - 1](windows, panels, d, panel, start, higher * (height + 1), tiles - higher);
+  const int64_t channel = panel * kLanes;
+  const Place start{static_cast<const uint8_t*>(d.base) + 4 * channel, d.base_at, d.image + d.channels(channel), d.at};
+  if (higher > 0) some[height](windows, panels, d, panel, start, 0, higher, next);
+  some[height - 1](windows, panels, d, panel, start, higher * (height + 1), tiles - higher, next);
+}
+
+INLINE void all_lines(const SomeTiles (&some)[8], const Windows& windows, const Panels& panels, const Direct& d) {
+  for (int64_t panel = 0; panel + kPair <= panels.count; panel += kPair)
+    one_pair(some, windows, panels, d, panel, nullptr);
+}
+
+// The same where every pair of panels is unpacked first. That takes other execution units than products do, so it is done
+// between the tiles of the pair in front.
+INLINE void all_lines_unpacked(const SomeTiles (&some)[8], const Windows& windows, Panels panels, const Direct& d) {
+  const PackedPanels& packed = *d.packed;
+  const int64_t bytes = kPair * panels.bytes, steps = bytes / kPanelWordBytes;
+  const int64_t tiles = d.lines * ((windows.count + 7) / 8);
+  Unpacking next(packed.data, packed.bits, steps, packed.factor, packed.offset, packed.room, (steps + tiles - 1) / tiles);
+  for (int64_t panel = 0, pair = 0; panel + kPair <= panels.count; panel += kPair, ++pair) {
+    next.rest();
+    panels.data = packed.room + pair % 2 * bytes - panel * panels.bytes;
+    if (panel + 2 * kPair <= panels.count) next.more(steps, packed.room + (pair + 1) % 2 * bytes);
+    one_pair(some, windows, panels, d, panel, &next);
   }
 }
 
@@ -247,11 +268,15 @@ INLINE void direct_to_bits(const Windows& windows, const Panels& panels, const D
 template <class Way, bool kSigns>
 INLINE void direct_to_numbers(const Windows& windows, const Panels& panels, const Direct& d) {
   using To = Numbers<kSigns>;
+  const auto run = [&](const SomeTiles (&some)[8]) {
+    if (Way::kUnpacks && d.packed != nullptr) all_lines_unpacked(some, windows, panels, d);
+    else all_lines(some, windows, panels, d);
+  };
   switch (d.store) {
-    case Op::kStore: return all_lines(kTiles<Way, To::template Pixels>, windows, panels, d);
-    case Op::kStorePlanar: return all_lines(kTiles<Way, To::template Planar>, windows, panels, d);
-    case Op::kStoreCodes: return all_lines(kTiles<Way, To::template Codes>, windows, panels, d);
-    default: return all_lines(kTiles<Way, To::template Planes>, windows, panels, d);
+    case Op::kStore: return run(kTiles<Way, To::template Pixels>);
+    case Op::kStorePlanar: return run(kTiles<Way, To::template Planar>);
+    case Op::kStoreCodes: return run(kTiles<Way, To::template Codes>);
+    default: return run(kTiles<Way, To::template Planes>);
   }
 }
 
