@@ -18,9 +18,10 @@ from robustlab.compress.layers import CompressedConv2d, CompressedLayer, Compres
 from robustlab.compress.observers import RangeObserver
 from robustlab.compress.ptq import Method, Work, correct_statistics
 from robustlab.compress.quantizers import ActivationQuantizer
-from robustlab.compress.spec import FIRST_LAST_BITS, Spec
+from robustlab.compress.spec import FIRST_LAST_BITS, Spec, check_weight_scheme
 from robustlab.compress.starting import starting
 from robustlab.compress.structure import Layer, replace, shared_names, trace
+from robustlab.compress.weight_grid import PLAIN, WeightScheme
 from robustlab.core.errors import ArgumentError, check_images, invalid
 from robustlab.core.frozen import frozen
 from robustlab.core.keys import sample_keys, uniform
@@ -41,6 +42,7 @@ def compress(
     first_last_bits: int | None = FIRST_LAST_BITS,
     layers: Mapping[str, tuple[int, int]] | None = None,
     keep_float: Sequence[str] = (),
+    weight_scheme: WeightScheme = PLAIN,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> nn.Module:
@@ -56,6 +58,8 @@ def compress(
     first_last_bits: bits of the first and the last layer that run, 2 to 8; None treats them like the others.
     layers: name pattern (`fnmatch`) -> (weight bits, activation bits), later patterns win over earlier ones.
     keep_float: name patterns of layers that stay float.
+    weight_scheme: which weights share a scale, and whether codes are symmetric, see `WeightScheme`; another than the
+    default for the methods that choose ranges only, ``bias_correction`` and ``cle``.
     seed: of everything that adaround, brecq and qdrop draw.
 
     A layer that is compressed already keeps its scheme and grid, so a model can be compressed in steps.
@@ -73,6 +77,7 @@ def compress(
         first_last_bits=first_last_bits,
         layers={} if layers is None else layers,
         keep_float=keep_float,
+        weight_scheme=weight_scheme,
         seed=seed,
     )
     method = algorithm if isinstance(algorithm, Method) else spec.method()
@@ -94,6 +99,7 @@ def _compressed(
     model: nn.Module, spec: Spec, method: Method, calibration: Iterable[Tensor] | Tensor, progress: Progress | None
 ) -> nn.Module:
     spec.check(model)
+    check_weight_scheme(spec.weight_scheme, method, type(method).__name__)
     trained = TRAINED.get(spec.algorithm)
     batches = _batches(calibration)
     result = _copy(model)
@@ -104,16 +110,16 @@ def _compressed(
     fold_batch_norms(result, probe, skip=keeping)
     method.prepare(result, probe)
     reference = copy.deepcopy(result)
-    for name, (weight_bits, activation_bits) in schemes.items():
+    for name, bits in schemes.items():
         layer = result.get_submodule(name)
         if not bool(torch.isfinite(layer.get_parameter("weight")).all()):
             raise invalid(f"weight of layer {name}", "a tensor with NaN or infinity", "finite numbers")
         swapped: nn.Module
         if isinstance(layer, nn.Conv2d):
-            swapped = CompressedConv2d(layer, weight_bits, activation_bits, method.observer, chosen[name])
+            swapped = CompressedConv2d(layer, *bits, method.observer, chosen[name], spec.weight_scheme)
         else:
             assert isinstance(layer, nn.Linear)
-            swapped = CompressedLinear(layer, weight_bits, activation_bits, method.observer, chosen[name])
+            swapped = CompressedLinear(layer, *bits, method.observer, chosen[name], spec.weight_scheme)
         replace(result, name, swapped.eval())
     if left:
         _log.info("left in float: %s", ", ".join(left))
