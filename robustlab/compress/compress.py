@@ -18,7 +18,7 @@ from robustlab.compress.layers import CompressedConv2d, CompressedLayer, Compres
 from robustlab.compress.observers import RangeObserver
 from robustlab.compress.ptq import Method, Work, correct_statistics
 from robustlab.compress.quantizers import ActivationQuantizer
-from robustlab.compress.spec import FIRST_LAST_BITS, Spec, check_weight_scheme
+from robustlab.compress.spec import FIRST_LAST_BITS, Spec, refused_scheme
 from robustlab.compress.starting import starting
 from robustlab.compress.structure import Layer, replace, shared_names, trace
 from robustlab.compress.weight_grid import PLAIN, WeightScheme
@@ -99,7 +99,8 @@ def _compressed(
     model: nn.Module, spec: Spec, method: Method, calibration: Iterable[Tensor] | Tensor, progress: Progress | None
 ) -> nn.Module:
     spec.check(model)
-    check_weight_scheme(spec.weight_scheme, method, type(method).__name__)
+    if not (spec.weight_scheme.plain or method.any_grid):
+        raise refused_scheme(spec.weight_scheme, type(method).__name__)
     trained = TRAINED.get(spec.algorithm)
     batches = _batches(calibration)
     result = _copy(model)

@@ -35,7 +35,7 @@ from typing import Any
 from torch import nn
 
 from robustlab.compress.algorithms import TRAINED
-from robustlab.compress.catalogue import check_bits, method_of
+from robustlab.compress.catalogue import check_bits, method_of, takes_any_grid
 from robustlab.compress.layers import CompressedConv2d, CompressedLinear
 from robustlab.compress.ptq import Method
 from robustlab.compress.weight_grid import PLAIN, WeightScheme
@@ -120,9 +120,8 @@ class Spec:
         object.__setattr__(self, "keep_float", tuple(keep))
         if not isinstance(self.weight_scheme, WeightScheme):
             raise invalid("weight_scheme", type(self.weight_scheme).__name__, "a WeightScheme")
-        if trained is not None or self.algorithm == "binary":
-            check_weight_scheme(self.weight_scheme, None, self.algorithm)
-        check_weight_scheme(self.weight_scheme, self.method(), self.algorithm)
+        if not (self.weight_scheme.plain or takes_any_grid(self.algorithm)):
+            raise refused_scheme(self.weight_scheme, self.algorithm)
         check_int("seed", self.seed, 0, 2**32 - 1)
         if self.made_for is not None and not isinstance(self.made_for, MadeFor):
             raise invalid("made_for", type(self.made_for).__name__, "a MadeFor, or None")
@@ -164,10 +163,9 @@ class Spec:
                 raise invalid("model", architecture_of(model), f"what {what} was made for: without {name} {shape}")
 
 
-def check_weight_scheme(scheme: WeightScheme, method: Method | None, algorithm: str) -> None:
-    """Raise `ArgumentError` unless the algorithm, of that name, can have weights of this scheme; None for no method."""
-    if not (scheme.plain or (method is not None and method.any_grid)):
-        raise invalid("weight_scheme", scheme, f"symmetric, granularity channel with algorithm {algorithm}")
+def refused_scheme(scheme: WeightScheme, algorithm: str) -> ArgumentError:
+    """The error for weights of a scheme that an algorithm cannot have."""
+    return invalid("weight_scheme", scheme, f"symmetric, granularity channel with algorithm {algorithm}")
 
 
 def architecture_of(model: nn.Module) -> str:

@@ -91,22 +91,21 @@ def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
 def find_grid(weight: Tensor, bits: int, rule: str, scheme: WeightScheme) -> WeightGrid:
     """The grid of a weight (O, C, ...) by a rule of `OBSERVERS`, see `weight_scale` and `weight_range`.
 
-    With ``mse`` the affine range is the one of 80 shrunken ranges with the least squared error. No grid errs more
-    than the symmetric or the coarser one would: they are candidates as well.
+    With ``mse`` the affine range is the one of 80 shrunken ranges with the least squared error. The symmetric grid and
+    the next coarser ones are candidates as well, so that no affine grid errs more than a symmetric one, and none of a
+    group more than the one of its channel.
     """
     weight = weight.detach().float()
-    size, coarser = weight.shape[1], None
-    tensor = weight.reshape(1, -1)
+    size = weight.shape[1]
     if scheme.granularity == "tensor":
-        rows = [tensor]
-    elif scheme.granularity == "channel":
-        rows = [weight.flatten(1)]
-        coarser = None if rule != "mse" else _row_grid(tensor, bits, rule, scheme)
+        found = [row_grid(weight.reshape(1, -1), bits, rule, scheme)]
     else:
-        size = min(scheme.group_size, size)
-        rows = [part.flatten(1) for part in weight.split(size, dim=1)]
-        coarser = None if rule != "mse" else _row_grid(weight.flatten(1), bits, rule, scheme)
-    found = [_row_grid(part, bits, rule, scheme, coarser) for part in rows]
+        coarser = None if scheme.symmetric else row_grid(weight.reshape(1, -1), bits, rule, scheme)
+        found = [row_grid(weight.flatten(1), bits, rule, scheme, coarser)]
+        if scheme.granularity == "group":
+            size, coarser = min(scheme.group_size, size), found[0]
+            parts = weight.split(size, dim=1)
+            found = [row_grid(part.flatten(1), bits, rule, scheme, coarser) for part in parts]
     low, high = code_range(bits, scheme.symmetric)
     if scheme.granularity == "tensor" and not bool(found[0][1].any()):
         low = 1 - (1 << (bits - 1))
@@ -117,8 +116,8 @@ def find_grid(weight: Tensor, bits: int, rule: str, scheme: WeightScheme) -> Wei
 Row = tuple[Tensor, Tensor]
 
 
-def _row_grid(flat: Tensor, bits: int, rule: str, scheme: WeightScheme, coarser: Row | None = None) -> Row:
-    """(scale (R,), zero point (R,)) of rows (R, n). `coarser` is another candidate for ``mse``."""
+def row_grid(flat: Tensor, bits: int, rule: str, scheme: WeightScheme, coarser: Row | None = None) -> Row:
+    """(scale (R,), zero point (R,)) of rows (R, n). For ``mse`` `coarser` is another candidate."""
     scale = weight_scale(flat, bits, rule)
     best = scale, torch.zeros_like(scale)
     if not scheme.symmetric:
@@ -129,7 +128,7 @@ def _row_grid(flat: Tensor, bits: int, rule: str, scheme: WeightScheme, coarser:
         for index in range(_CANDIDATES):
             keep = 1 - index / _CANDIDATES
             best = _better(flat, best, _affine(start * keep, end * keep, low, high), bits, scheme)
-    return best if coarser is None else _better(flat, best, coarser, bits, scheme)
+    return best if coarser is None or rule != "mse" else _better(flat, best, coarser, bits, scheme)
 
 
 def _affine(start: Tensor, end: Tensor, low: int, high: int) -> Row:
