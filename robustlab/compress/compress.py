@@ -63,6 +63,9 @@ def compress(
     default for the methods that choose ranges only, ``bias_correction`` and ``cle``.
     seed: of everything that adaround, brecq and qdrop draw.
 
+    The model may be a detector of torchvision: it takes a batch (N, 3, H, W) as it takes a list of images, before and
+    after compression.
+
     A layer that is compressed already keeps its scheme and grid, so a model can be compressed in steps.
     Swapped are exactly `nn.Conv2d` with zero padding and `nn.Linear`; what else has weights stays float and is listed
     in the model's info as `left_float`. Batch norms behind quantized layers are folded first; behind binary ones, and
