@@ -115,7 +115,7 @@ def compress(
     Example: robustlab compress robustlab:signs_float --weights 4 --activations 4 --out signs-w4a4.safetensors
     """
     from robustlab.cli.live import watch
-    from robustlab.cli.twins import calibration_batches
+    from robustlab.cli.twins import calibration_batches, check_classes
     from robustlab.compress import TrainConfig, compress_with, qat
     from robustlab.core.errors import check_int, check_number, invalid
     from robustlab.deploy import deploy, is_compressed, load, save, stored_bytes
@@ -151,12 +151,13 @@ def compress(
     checkpoint = out.with_name(out.name + ".checkpoint")
     typer.echo(f"calibrating with up to {calibration_images} training images of {tested.name}")
     batches = calibration_batches(data, [network], image_size, calibration_images)
+    if epochs:
+        training = open_data(data, [network], split="train", image_size=image_size)
+        images, labels = _training_set(training, training_images)
+        check_classes("training images", training, labels)
     with watch() as watcher:
         compressed = compress_with(network, plan, calibration=batches, progress=watcher)
     if epochs:
-        images, labels = _training_set(
-            open_data(data, [network], split="train", image_size=image_size), training_images
-        )
         typer.echo(f"training for {epochs} epochs on {len(images)} images")
         config = TrainConfig(epochs=epochs, learning_rate=learning_rate, seed=plan.seed)
         with watch() as watcher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from robustlab.cli.options import scheme_bits
@@ -34,13 +35,17 @@ def calibration_batches(
     count = min(count, len(training))
     chosen = [index * len(training) // count for index in range(count)]
     batches = [training.batch(chosen[start : start + _BATCH]) for start in range(0, count, _BATCH)]
-    found = sorted({int(label) for _, labels in batches for label in labels})
-    if len(found) == 1:
-        name = training.class_names[found[0]]
-        raise DataError(
-            f"the {count} calibration images of {training.name} are all of class {name}; allowed: at least two classes"
-        )
+    check_classes("calibration images", training, torch.cat([labels for _, labels in batches]))
     return [images for images, _ in batches]
+
+
+def check_classes(what: str, data: Dataset, labels: Tensor) -> None:
+    """Raise `DataError` where all labels (N,) of images of `data` are the same."""
+    if len(labels.unique()) == 1:
+        name = data.class_names[int(labels[0])]
+        raise DataError(
+            f"the {len(labels)} {what} of {data.name} are all of class {name}; allowed: at least two classes"
+        )
 
 
 def _wanted(schemes: Sequence[str] | None, all_float: bool) -> list[str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from robustlab.compress.composed import COMPOSITIONS, Composed, compose
 from robustlab.compress.layers import Affine, CompressedConv2d, CompressedLayer, CompressedLinear
-from robustlab.compress.parts import Parts, base_of, parts_grid
+from robustlab.compress.parts import Parts, base_of, needs_parts
 from robustlab.compress.quantizers import affine_codes
 from robustlab.compress.structure import BatchNorm, replace
 from robustlab.compress.weight_grid import GridQuantizer
@@ -180,12 +180,18 @@ def freeze_layer(name: str, layer: CompressedLayer, *, factorable: bool = False)
         obstacle = coder.obstacle()
         if obstacle is not None:
             raise RobustlabError(f"layer {name} cannot be deployed exactly: {obstacle}, or factorable=True")
-    quantizer, parts = layer.quantize_weight, parts_grid(layer)
+    quantizer, parts = layer.quantize_weight, None
     zero_point = quantizer.zero_point
     with torch.no_grad():
-        codes, weight_scale = quantizer.codes(layer.weight)
-        if isinstance(quantizer, GridQuantizer) and parts is None:
-            weight_scale, zero_point = weight_scale[:, 0], float(quantizer.grid(layer.weight).zero_point[0, 0])
+        if isinstance(quantizer, GridQuantizer):
+            grid = quantizer.grid(layer.weight)
+            codes, weight_scale = grid.codes(layer.weight), grid.scale
+            if needs_parts(layer, grid):
+                parts = grid
+            else:
+                weight_scale, zero_point = weight_scale[:, 0], float(grid.zero_point[0, 0])
+        else:
+            codes, weight_scale = quantizer.codes(layer.weight)
     try:
         activation = layer.quantize_input.spec()
     except ArgumentError as error:

@@ -96,16 +96,22 @@ def base_of(bits: int, symmetric: bool) -> float:
     return 0 if symmetric or bits == 8 else -0.5
 
 
+def needs_parts(layer: CompressedLayer, grid: WeightGrid) -> bool:
+    """Whether a layer of this grid is deployed in parts: kernels take a scale per row and one zero point."""
+    if grid.scale.shape[1] > 1:
+        return True
+    assert isinstance(layer.quantize_weight, GridQuantizer)
+    grouped = isinstance(layer, CompressedConv2d) and layer.groups > 1
+    shared = layer.quantize_weight.scheme.granularity == "tensor" and not (layer.weight_bits == 8 and grouped)
+    symmetric = grid.low == -grid.high and not bool(grid.zero_point.any())
+    return not (shared or symmetric)
+
+
 def parts_grid(layer: CompressedLayer) -> WeightGrid | None:
-    """The grid of a layer that is deployed as a sum of parts; None for one whose codes the kernels take as they are."""
+    """The grid of a layer that is deployed as a sum of parts, else None."""
     quantizer = layer.quantize_weight
     if not isinstance(quantizer, GridQuantizer):
         return None
     with torch.no_grad():
         grid = quantizer.grid(layer.weight)
-    if grid.scale.shape[1] > 1:
-        return grid
-    grouped = isinstance(layer, CompressedConv2d) and layer.groups > 1
-    shared = quantizer.scheme.granularity == "tensor" and not (quantizer.bits == 8 and grouped)
-    symmetric = grid.low == -grid.high and not bool(grid.zero_point.any())
-    return None if shared or symmetric else grid
+    return grid if needs_parts(layer, grid) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from robustlab.compress import (
     read_spec,
     write_spec,
 )
+from robustlab.compress import spec as spec_module
 from robustlab.compress.ptq import GPTQ, METHODS, AdaRound
 from robustlab.core.digest import tensors_digest
 from robustlab.core.errors import ArgumentError
@@ -83,6 +86,17 @@ def test_a_written_spec_reads_back_equal(tmp_path_factory: pytest.TempPathFactor
     assert found == spec
     assert list(found.layers) == list(spec.layers)  # later patterns win: their order counts
     assert found.table() == spec.table()
+
+
+def test_the_documented_files_are_read(tmp_path: Path) -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    examples = re.findall(r"```toml\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    examples.append(textwrap.dedent(str(spec_module.__doc__).partition("\n\n")[2]))
+    for number, example in enumerate(examples):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(example)
+        assert read_spec(path) != Spec() and read_spec(path).layers
+    assert len(examples) == 2
 
 
 def test_a_file_by_hand_says_what_it_says(tmp_path: Path) -> None:
