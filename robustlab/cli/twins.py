@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from robustlab.cli.options import scheme_bits
@@ -26,11 +27,25 @@ _BATCH = 128
 def calibration_batches(
     data: str, models: Sequence[nn.Module], image_size: int | None, count: int = CALIBRATION_IMAGES
 ) -> list[Tensor]:
-    """Up to `count` images of a data set's training split, evenly spread over it; raises `DataError` without one."""
+    """Up to `count` images of a data set's training split, evenly spread over it.
+
+    Raises `DataError` without one, and for images of one class alone, whose ranges would not be those of the others.
+    """
     training = open_data(data, models, split="train", image_size=image_size)
     count = min(count, len(training))
     chosen = [index * len(training) // count for index in range(count)]
-    return [training.batch(chosen[start : start + _BATCH])[0] for start in range(0, count, _BATCH)]
+    batches = [training.batch(chosen[start : start + _BATCH]) for start in range(0, count, _BATCH)]
+    check_classes("calibration images", training, torch.cat([labels for _, labels in batches]))
+    return [images for images, _ in batches]
+
+
+def check_classes(what: str, data: Dataset, labels: Tensor) -> None:
+    """Raise `DataError` where all labels (N,) of images of `data` are the same."""
+    if len(labels.unique()) == 1:
+        name = data.class_names[int(labels[0])]
+        raise DataError(
+            f"the {len(labels)} {what} of {data.name} are all of class {name}; allowed: at least two classes"
+        )
 
 
 def _wanted(schemes: Sequence[str] | None, all_float: bool) -> list[str]:

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from robustlab.compress.composed import Composed
 from robustlab.compress.freeze import FrozenLayer
 from robustlab.compress.layers import Affine, CompressedLayer
+from robustlab.compress.parts import Parts
 from robustlab.compress.structure import BatchNorm, replace
 from robustlab.core.digest import tensors_digest
-from robustlab.core.errors import ArgumentError, ModelFileError, RobustlabError, invalid
+from robustlab.core.errors import ArgumentError, ModelFileError, invalid
 from robustlab.core.frozen import frozen
 from robustlab.core.keys import sample_keys, uniform
 from robustlab.deploy.graph import unoptimized
@@ -50,7 +51,8 @@ class ModelFile:
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write a deployed or float model to `path`, atomically, and return the path. An optimized model is written as
-    the model it was made of.
+    the model it was made of. Logits of two fixed images are written along, for a self-test when it is loaded; models
+    that return something else, as detectors do, have none.
 
     Raises `ArgumentError` for a compressed model that is not deployed yet or a path that cannot be written.
     """
@@ -155,7 +157,7 @@ def _contents(model: nn.Module) -> tuple[Metadata, dict[str, Tensor]]:
     layers: dict[str, Layer] = {}
     inside: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, (PackedLayer, Composed)) and not name.startswith(tuple(inside)):
+        if isinstance(module, (PackedLayer, Composed, Parts)) and not name.startswith(tuple(inside)):
             layers[name], own = layer_contents(module)
             tensors |= {f"{name}.{key}": value for key, value in own.items()}
             inside.append(name + ".")
@@ -169,8 +171,9 @@ def _contents(model: nn.Module) -> tuple[Metadata, dict[str, Tensor]]:
     selftest = None
     if info.input_size is not None and info.input_size[0] * info.input_size[1] <= _SELFTEST_PIXELS:
         logits = _selftest_logits(model, info.input_size)
-        tensors[_SELFTEST] = logits
-        selftest = tensors_digest({"": logits})
+        if logits is not None:
+            tensors[_SELFTEST] = logits
+            selftest = tensors_digest({"": logits})
     metadata = Metadata(
         name=info.name,
         architecture=info.architecture,
@@ -214,7 +217,9 @@ def _replace_norm(path: Path, model: nn.Module, name: str, module: nn.Module) ->
 
 def _load_remainder(path: Path, model: nn.Module, remaining: Mapping[str, Tensor]) -> None:
     inside = tuple(
-        name + "." for name, module in model.named_modules() if isinstance(module, (PackedLayer, Composed, Affine))
+        name + "."
+        for name, module in model.named_modules()
+        if isinstance(module, (PackedLayer, Composed, Parts, Affine))
     )
     wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
     missing, extra = sorted(set(wanted) - set(remaining)), sorted(set(remaining) - set(wanted))
@@ -230,13 +235,15 @@ def _load_remainder(path: Path, model: nn.Module, remaining: Mapping[str, Tensor
     model.load_state_dict({name: value.clone() for name, value in remaining.items()}, strict=False, assign=True)
 
 
-def _selftest_logits(model: nn.Module, size: tuple[int, int]) -> Tensor:
+def _selftest_logits(model: nn.Module, size: tuple[int, int]) -> Tensor | None:
+    """Logits (N, K) of fixed images; None for a model that returns something else, as detectors do.
+
+    What they return after suppression and sorting may change with a last bit, so it could not be judged by size.
+    """
     images = uniform(sample_keys(0, "selftest", range(2)), (3, *size))
     with frozen(model), torch.no_grad():
-        logits: Tensor = model(images)
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise RobustlabError("the model does not return logits (N, K); allowed: classification models")
-    return logits
+        logits = model(images)
+    return logits if isinstance(logits, Tensor) and logits.ndim == 2 else None
 
 
 def _selftest(file: ModelFile, model: nn.Module) -> None:
@@ -255,6 +262,8 @@ def _selftest(file: ModelFile, model: nn.Module) -> None:
         logits = _selftest_logits(model, (size[0], size[1]))
     except (ArgumentError, RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise ModelFileError(f"model file {file.path} fails its self-test: {error}") from error
+    if logits is None:
+        raise ModelFileError(f"model file {file.path} fails its self-test: its model returns no logits (N, K)")
     if tensors_digest({"": logits}) == file.metadata.selftest:
         return
     span = max(float(stored.abs().max()), 1e-6)
