@@ -11,6 +11,7 @@ from robustlab.compress.compress import compress
 from robustlab.compress.contract import DEPLOYABILITY, Algorithm
 from robustlab.compress.deployable import LayerDeployability, deployability
 from robustlab.compress.freeze import freeze
+from robustlab.compress.norms import reestimate_batch_norms
 from robustlab.compress.training import TrainConfig, fit, qat
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "fit",
     "freeze",
     "qat",
+    "reestimate_batch_norms",
 ]

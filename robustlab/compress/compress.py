@@ -16,6 +16,7 @@ from robustlab.compress.contract import Algorithm
 from robustlab.compress.fold import fold_batch_norms
 from robustlab.compress.layers import CompressedConv2d, CompressedLayer, CompressedLinear, numeric_padding
 from robustlab.compress.observers import OBSERVERS, RangeObserver
+from robustlab.compress.one_sided import watching_signs
 from robustlab.compress.ptq import METHODS, Method, Work, correct_statistics
 from robustlab.compress.quantizers import ActivationQuantizer
 from robustlab.compress.starting import starting
@@ -77,7 +78,7 @@ def compress(
     A layer that is compressed already keeps its scheme and grid, so a model can be compressed in steps.
     Swapped are exactly `nn.Conv2d` with zero padding and `nn.Linear`; what else has weights stays float and is listed
     in the model's info as `left_float`. Batch norms behind quantized layers are folded first; behind binary ones, and
-    those that an algorithm trains, they stay.
+    those that an algorithm trains, they stay. A warning names layers that take the sign of what is never negative.
     Raises `ArgumentError` for bits outside the ranges, a pattern that matches no layer, a model without such layers,
     calibration without images or with NaN.
     """
@@ -115,7 +116,7 @@ def compress(
         replace(result, name, swapped.eval())
     if left:
         _log.info("left in float: %s", ", ".join(left))
-    with starting(result, schemes):
+    with starting(result, schemes), watching_signs(result, schemes):
         calibrate(result, batches, method.observer, only=schemes, progress=progress)
     work = Work(result, reference, tuple(schemes), batches, seed, progress or SilentProgress())
     method.apply(work)

@@ -36,7 +36,12 @@ def affine_codes(x: Tensor, scale: Tensor, zero_point: float, bits: int) -> Tens
     Gradient with respect to x: 1 / scale where the rounded code lies in the range, bounds included, else 0.
     """
     codes = clamp(rounded_codes(x, scale, zero_point), 0, (1 << bits) - 1)
-    return torch.where(torch.isnan(x), float(math.ceil(zero_point)), codes)
+    return without_nan(codes, x, float(math.ceil(zero_point)))
+
+
+def without_nan(codes: Tensor, x: Tensor, code: float) -> Tensor:
+    """`codes`, but `code` where x is NaN. A selection is slow and NaN rare: a sum tells whether there may be any."""
+    return torch.where(torch.isnan(x), code, codes) if bool(x.detach().sum().isnan()) else codes
 
 
 class ActivationQuantizer(InputCoder):
