@@ -3,9 +3,10 @@
     ROBUSTLAB_DATA=../shared/data nice python benchmarks/qat.py --out benchmarks/qat.json --cache build/qat
 
 Trained on all 50,000 training images: the first 4,000 lossless, the others as JPEG of quality 75, which is what the
-data folder has; the lossless ones count `copies` times, because the test images are lossless. Random flips and crops of
-4 pixels; the teacher is the float ResNet-20. No figure of a test image chose anything. Two networks: the pretrained
-ResNet-20, and for signs `cifar_bireal` of the same size, whose common start is a float training (row "start").
+data folder has; the lossless ones count `copies` times, because the test images are lossless. Random flips, and crops
+of 4 pixels where a row says so; the teacher is the float ResNet-20. No figure of a test image chose anything. Two
+networks: the pretrained ResNet-20, and for signs `cifar_bireal` of the same size, whose common start is a float
+training (row "start") that begins with the weights of the ResNet-20.
 
 Every row: compress, `qat`, re-estimation of the batch norms on the lossless training images, `deploy`; judged are
 the 1,000 test images by the deployed model. Rows and, within a row, epochs are kept as they are done, rows in the JSON
@@ -49,7 +50,10 @@ QUANTIZERS = ("mse", "lsq", "lsq+", "pact", "dorefa")
 
 @dataclass(frozen=True)
 class Row:
-    """A model to train. bits: 32 for the float start. copies: how often each lossless image is among the others."""
+    """A model to train. bits: 32 for the float start. copies: how often each lossless image is among the others.
+
+    crop: whether images are moved as well as mirrored, which a training of few passes has no need of.
+    """
 
     name: str
     group: str
@@ -58,6 +62,7 @@ class Row:
     bits: int
     train: TrainConfig
     copies: int = 4
+    crop: bool = True
 
     @property
     def recipe(self) -> dict[str, object]:
@@ -82,28 +87,36 @@ class Result:
     right: str
 
 
-def config(steps: int, epochs: int, rate: float, **others: float) -> TrainConfig:
-    """Steps of 128 images in epochs of equal length; soft targets of the teacher weigh as much as labels, or more."""
+def config(steps: int, epochs: int, rate: float, *, batch: int = 128, **others: float) -> TrainConfig:
+    """Steps of `batch` images in epochs of equal length; the teacher weighs as much as the labels, or more."""
     options = {"distillation": 0.5, "temperature": 4.0, **others}
+    drawn = batch * (steps // epochs)
     return TrainConfig(
         epochs,
-        epoch_images=128 * (steps // epochs),
+        batch_size=batch,
+        epoch_images=drawn,
         learning_rate=rate,
         precision="bfloat16",
         **options,  # type: ignore[arg-type]
     )
 
 
+def signs(name: str, group: str, algorithm: str, steps: int, epochs: int) -> Row:
+    """A row of signs: small batches without crops, for many updates in little time."""
+    train = config(steps, epochs, 1.5e-3, batch=64, weight_decay=0.0)
+    return Row(name, group, SIGNS, algorithm, 1, train, crop=False)
+
+
 START = Row("start", "start", SIGNS, "float", 32, config(800, 20, 2e-3))
 HEADLINES = (
     Row("w4a4-lsq-long", "headline", FLOAT, "lsq", 4, config(600, 15, 5e-4, distillation=0.9), copies=8),
     Row("w2a2-lsq-long", "headline", FLOAT, "lsq", 2, config(1600, 40, 1e-3, distillation=0.9), copies=8),
-    Row("w1a1-react-long", "headline", SIGNS, "react", 1, config(2000, 40, 1e-3, weight_decay=0.0)),
+    signs("w1a1-react-long", "headline", "react", 3200, 40),
 )
 EQUAL = (
-    *(Row(f"w2a2-{name}", "w2a2", FLOAT, name, 2, config(200, 10, 1e-3, distillation=0.9), 8) for name in QUANTIZERS),
-    *(Row(f"w1a1-{name}", "w1a1", SIGNS, name, 1, config(150, 10, 1e-3, weight_decay=0.0)) for name in BINARIZERS),
-    *(Row(f"w4a4-{name}", "w4a4", FLOAT, name, 4, config(100, 10, 5e-4, distillation=0.9), 8) for name in QUANTIZERS),
+    *(Row(f"w2a2-{name}", "w2a2", FLOAT, name, 2, config(100, 10, 1e-3, distillation=0.9), 8) for name in QUANTIZERS),
+    *(signs(f"w1a1-{name}", "w1a1", name, 200, 10) for name in BINARIZERS),
+    *(Row(f"w4a4-{name}", "w4a4", FLOAT, name, 4, config(60, 10, 5e-4, distillation=0.9), 8) for name in QUANTIZERS),
 )
 ROWS = (START, *HEADLINES, *EQUAL)
 GOALS = {"w4a4-lsq-long": -1.5, "w2a2-lsq-long": -8.0, "w1a1-react-long": -14.0}
@@ -157,14 +170,20 @@ def jpeg(first: int, last: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y).long()
 
 
+def flip(batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Every image mirrored with probability 1/2."""
+    mirrored = torch.rand(len(batch), generator=generator) < 0.5
+    result = batch.clone()
+    result[mirrored] = batch[mirrored].flip(3)
+    return result
+
+
 def flip_and_crop(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Every image mirrored with probability 1/2 and moved by up to 4 pixels, black around it."""
-    flips = (torch.rand(len(batch), generator=generator) < 0.5).tolist()
+    """Mirrored as well, and moved by up to 4 pixels, black around it."""
+    wide, result = F.pad(flip(batch, generator), (4, 4, 4, 4)), torch.empty_like(batch)
     places = torch.randint(0, 9, (len(batch), 2), generator=generator).tolist()
-    wide, result = F.pad(batch, (4, 4, 4, 4)), torch.empty_like(batch)
-    for index, (flip, (top, left)) in enumerate(zip(flips, places, strict=True)):
-        part = wide[index, :, top : top + 32, left : left + 32]
-        result[index] = part.flip(2) if flip else part
+    for index, (top, left) in enumerate(places):
+        result[index] = wide[index, :, top : top + 32, left : left + 32]
     return result
 
 
@@ -252,7 +271,8 @@ def make(row: Row, material: Material, cache: Path) -> Result:
     steps = -(-row.train.epoch_images // row.train.batch_size)
     watch = Stopwatch(cache / f"{row.name}.seconds", steps, row.name)
     checkpoint = cache / f"{row.name}.checkpoint"
-    options = {"augment": flip_and_crop, "teacher": teacher, "checkpoint": checkpoint, "progress": watch}
+    augment = flip_and_crop if row.crop else flip
+    options = {"augment": augment, "teacher": teacher, "checkpoint": checkpoint, "progress": watch}
     records = train(model, images, labels, row.train, **options)  # type: ignore[operator]
     reestimate_batch_norms(model, material.clean[0])
     if row.group == "start":

@@ -52,28 +52,29 @@ class _OpenClip(torch.autograd.Function):
 
 class _Stepped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, low: float, high: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: float, high: float, clipped: Tensor | None) -> Tensor:
         units = x / step
-        ctx.save_for_backward(units, step)
+        ctx.save_for_backward(units)
         ctx.bounds = (low, high)
         return units.clamp(low, high).round_().mul_(step)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        units, _ = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, Tensor | None]:
+        (units,) = ctx.saved_tensors
         inside = between(grads[0], units, *ctx.bounds)
         levels = units.clamp(*ctx.bounds).round_()
         towards = levels.mul_(grads[0]).sum() - (inside * units).sum()
-        return inside, towards, None, None
+        outside = grads[0].sum() - inside.sum() if ctx.needs_input_grad[4] else None
+        return inside, towards, None, None, outside
 
 
-def stepped(x: Tensor, step: Tensor, low: float, high: float) -> Tensor:
-    """step * round(clip(x / step, low, high)), `step` a number (); without NaN.
+def stepped(x: Tensor, step: Tensor, low: float, high: float, clipped: Tensor | None = None) -> Tensor:
+    """step * round(clip(x / step, low, high)), `step` a number (), low and high whole ones; without NaN.
 
     Gradient of x: 1 strictly inside the range, else 0; of the step: round(x / step) - x / step inside, `low` and `high`
-    outside (LSQ, Esser et al. 2020).
+    outside (LSQ, Esser et al. 2020). `clipped`, a zero (), is added where x is clipped, for the sake of its gradient.
     """
-    result: Tensor = _Stepped.apply(x, step, low, high)
+    result: Tensor = _Stepped.apply(x, step, low, high, clipped)
     return result
 
 
