@@ -19,7 +19,7 @@ from robustlab.compress.observers import OBSERVERS, RangeObserver
 from robustlab.compress.one_sided import watching_signs
 from robustlab.compress.ptq import METHODS, Method, Work, correct_statistics
 from robustlab.compress.quantizers import ActivationQuantizer
-from robustlab.compress.starting import starting
+from robustlab.compress.starting import fit_norms_to_signs, starting
 from robustlab.compress.structure import Layer, replace, shared_names, trace
 from robustlab.core.errors import ArgumentError, check_choice, check_images, check_int, invalid
 from robustlab.core.frozen import frozen
@@ -78,7 +78,8 @@ def compress(
     A layer that is compressed already keeps its scheme and grid, so a model can be compressed in steps.
     Swapped are exactly `nn.Conv2d` with zero padding and `nn.Linear`; what else has weights stays float and is listed
     in the model's info as `left_float`. Batch norms behind quantized layers are folded first; behind binary ones, and
-    those that an algorithm trains, they stay. A warning names layers that take the sign of what is never negative.
+    those that an algorithm trains, they stay; where there are binary ones, all of them get the statistics of the first
+    calibration batch. A warning names layers that take the sign of what is never negative.
     Raises `ArgumentError` for bits outside the ranges, a pattern that matches no layer, a model without such layers,
     calibration without images or with NaN.
     """
@@ -117,6 +118,7 @@ def compress(
     if left:
         _log.info("left in float: %s", ", ".join(left))
     with starting(result, schemes), watching_signs(result, schemes):
+        fit_norms_to_signs(result, batches[0])
         calibrate(result, batches, method.observer, only=schemes, progress=progress)
     work = Work(result, reference, tuple(schemes), batches, seed, progress or SilentProgress())
     method.apply(work)

@@ -65,6 +65,22 @@ def test_statistics_are_those_of_the_quantized_layer_and_the_rest_stays() -> Non
         assert torch.equal(value, before[name]) == ("running" not in name), name
 
 
+def test_compress_fits_norms_to_signs_and_leaves_those_of_more_bits_alone() -> None:
+    float_model = network("robustlab:cifar_bireal", steps=[1, 1])
+    kept = {name: value for name, value in float_model.state_dict().items() if "running" in name}
+    options = {"calibration": images().split(12), "algorithm": "lsq"}
+    quantized = rl.compress(float_model, weights=4, activations=4, **options).state_dict()  # type: ignore[arg-type]
+    assert all(torch.equal(quantized[name], value) for name, value in kept.items())
+    options["algorithm"] = "react"
+    binary = rl.compress(float_model, weights=1, activations=1, **options)  # type: ignore[arg-type]
+    seen: list[Tensor] = []
+    binary.body[1].bn.register_forward_hook(lambda _m, _i, output: seen.append(output.detach()))
+    with torch.no_grad():
+        binary(images()[:12])
+    deviation = seen[0].std(dim=(0, 2, 3)) / binary.body[1].bn.weight.detach().abs()
+    torch.testing.assert_close(deviation, torch.ones(8), rtol=0.05, atol=0.05)
+
+
 def test_a_model_without_running_statistics_is_left_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
     assert reestimate_batch_norms(model, images()) == 0

@@ -75,7 +75,7 @@ class OffsetInput(StepInput):
         # What is clipped is worth L step + offset, or the offset: zeros that carry these gradients.
         ends = zero * (step - step.detach()) - (reach - reach.detach())
         if self.snapped:
-            # Rounded before a whole zero point is added, as the kernels do: ties to even would fall otherwise behind it.
+            # Rounded before a whole zero point is added, as the kernels do: ties to even would fall otherwise after it.
             low = -int(zero)
             return without_nan(stepped(x, step, low, self.top + low, ends), x, 0.0)
         units, top = x / step, self.top - zero
