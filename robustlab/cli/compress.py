@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _TEST_IMAGES = 500
 _BATCH = 64
+_NORM_IMAGES = 2000
 
 
 def compress(
@@ -103,6 +104,15 @@ def compress(
     epochs: Annotated[int, typer.Option(help="Epochs of straight-through training after calibration; 0 for none.")] = 0,
     training_images: Annotated[int, typer.Option(help="Training images per epoch.")] = 8000,
     learning_rate: Annotated[float, typer.Option(help="Of the training.")] = 5e-4,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="A model whose predictions the training imitates: like MODEL, or MODEL itself.", show_default=False
+        ),
+    ] = None,
+    distillation: Annotated[
+        float, typer.Option(help="Weight of the teacher against the labels, above 0 to 1; with --teacher.")
+    ] = 0.5,
     seed: Annotated[
         int | None,
         typer.Option(help="Of adaround, brecq and qdrop, and of the training. (default: 0)", show_default=False),
@@ -110,13 +120,14 @@ def compress(
 ) -> None:
     """Quantize or binarize a float model, put it on packed kernels and write it to a file.
 
-    Training keeps its state in OUT.checkpoint: after an interruption the same command goes on.
+    Training keeps its state in OUT.checkpoint: after an interruption the same command goes on. Batch norms that were
+    trained get the averages of up to 2,000 training images at its end.
 
     Example: robustlab compress robustlab:signs_float --weights 4 --activations 4 --out signs-w4a4.safetensors
     """
     from robustlab.cli.live import watch
     from robustlab.cli.twins import calibration_batches, check_classes
-    from robustlab.compress import TrainConfig, compress_with, qat
+    from robustlab.compress import TrainConfig, compress_with, qat, reestimate_batch_norms
     from robustlab.core.errors import check_int, check_number, invalid
     from robustlab.deploy import deploy, is_compressed, load, save, stored_bytes
     from robustlab.evaluate.data import open_data
@@ -141,13 +152,19 @@ def compress(
     check_int("--epochs", epochs, 0)
     check_int("--training-images", training_images, 1)
     check_number("--learning-rate", learning_rate, 0.0, open_low=True)
+    check_number("--distillation", distillation, 0.0, 1.0, open_low=True)
+    if teacher is not None and not epochs:
+        raise invalid("--teacher", teacher, "left out without training; --epochs says how long")
     _check_target(out)
     network = load(model)
+    master = None if teacher is None else load(teacher)
     if is_compressed(network):
         raise invalid("model", model, "a float model; this one is compressed already")
     plan.check(network)
     tested = open_data(data, [network], image_size=image_size)
-    check_answers(model, network, read_batch(tested, [0])[0], tested, _BATCH)
+    for named, asked in ((model, network), (teacher, master)):
+        if named is not None and asked is not None:
+            check_answers(named, asked, read_batch(tested, [0])[0], tested, _BATCH)
     checkpoint = out.with_name(out.name + ".checkpoint")
     typer.echo(f"calibrating with up to {calibration_images} training images of {tested.name}")
     batches = calibration_batches(data, [network], image_size, calibration_images)
@@ -159,9 +176,14 @@ def compress(
         compressed = compress_with(network, plan, calibration=batches, progress=watcher)
     if epochs:
         typer.echo(f"training for {epochs} epochs on {len(images)} images")
-        config = TrainConfig(epochs=epochs, learning_rate=learning_rate, seed=plan.seed)
+        weight = 0.0 if master is None else distillation
+        config = TrainConfig(epochs=epochs, learning_rate=learning_rate, distillation=weight, seed=plan.seed)
         with watch() as watcher:
-            records = qat(compressed, images, labels, config, checkpoint=checkpoint, progress=watcher)
+            records = qat(compressed, images, labels, config, teacher=master, checkpoint=checkpoint, progress=watcher)
+        some = images[:: -(-len(images) // _NORM_IMAGES)]
+        if len(some) > 1:
+            with watch() as watcher:
+                reestimate_batch_norms(compressed, some, progress=watcher)
         for record in records:
             typer.echo(f"epoch {record.epoch}: loss {record.loss:.3f}, accuracy {percent_text(record.accuracy)} %")
     deployed = deploy(compressed)
@@ -173,6 +195,8 @@ def compress(
         **{key: value for key, value in plan.table().items() if key != "made_for"},  # the file holds all shapes
         "calibration_images": calibration_images,
         "epochs": epochs,
+        "teacher": teacher,
+        "distillation": 0.0 if teacher is None else distillation,
         "data": tested.name,
         "accuracy": {"value": after, "float": before, "images": count},
     }

@@ -12,6 +12,7 @@ from robustlab.compress.compress import compress, compress_with
 from robustlab.compress.contract import DEPLOYABILITY, Algorithm
 from robustlab.compress.deployable import LayerDeployability, deployability
 from robustlab.compress.freeze import freeze
+from robustlab.compress.norms import reestimate_batch_norms
 from robustlab.compress.spec import MadeFor, Spec, describe_layers, made_for, read_spec, write_spec
 from robustlab.compress.training import TrainConfig, fit, qat
 from robustlab.compress.weight_grid import WeightScheme
@@ -36,5 +37,6 @@ __all__ = [
     "made_for",
     "qat",
     "read_spec",
+    "reestimate_batch_norms",
     "write_spec",
 ]

@@ -16,10 +16,11 @@ from robustlab.compress.contract import Algorithm
 from robustlab.compress.fold import fold_batch_norms
 from robustlab.compress.layers import CompressedConv2d, CompressedLayer, CompressedLinear, numeric_padding
 from robustlab.compress.observers import RangeObserver
+from robustlab.compress.one_sided import watching_signs
 from robustlab.compress.ptq import Method, Work, correct_statistics
 from robustlab.compress.quantizers import ActivationQuantizer
 from robustlab.compress.spec import FIRST_LAST_BITS, Spec, refused_scheme
-from robustlab.compress.starting import starting
+from robustlab.compress.starting import fit_norms_to_signs, starting
 from robustlab.compress.structure import Layer, replace, shared_names, trace
 from robustlab.compress.suitable import check_finite, check_signs, check_zeros, watched
 from robustlab.compress.weight_grid import PLAIN, WeightScheme
@@ -69,7 +70,8 @@ def compress(
     A layer that is compressed already keeps its scheme and grid, so a model can be compressed in steps.
     Swapped are exactly `nn.Conv2d` with zero padding and `nn.Linear`; what else has weights stays float and is listed
     in the model's info as `left_float`. Batch norms behind quantized layers are folded first; behind binary ones, and
-    those that an algorithm trains, they stay.
+    those that an algorithm trains, they stay; where there are binary ones, all of them get the statistics of the first
+    calibration batch. A warning names layers that take the sign of what is never negative.
     Raises `ArgumentError` for bits outside the ranges, a pattern that matches no layer, a model without such layers,
     calibration without images, NaN in images, weights or activations, layers whose input is the same everywhere, and
     binary ones with a channel of equal weights.
@@ -132,7 +134,8 @@ def _compressed(
         replace(result, name, swapped.eval())
     if left:
         _log.info("left in float: %s", ", ".join(left))
-    with starting(result, schemes):
+    with starting(result, schemes), watching_signs(result, schemes):
+        fit_norms_to_signs(result, batches[0])
         calibrate(result, batches, method.observer, only=schemes, progress=progress)
     work = Work(result, reference, tuple(schemes), batches, spec.seed, progress or SilentProgress())
     method.apply(work)

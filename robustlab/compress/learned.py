@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustlab.core.subgradients import between
+
 _SMALLEST_GAIN = 2.0**-10
 _CANDIDATES = 80
 
@@ -35,6 +37,47 @@ class _ScaledGradient(torch.autograd.Function):
         return grads[0] * ctx.factor, None
 
 
+class _OpenClip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = (low, high)
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return between(grads[0], x, *ctx.bounds), None, None
+
+
+class _Stepped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: float, high: float, clipped: Tensor | None) -> Tensor:
+        units = x / step
+        ctx.save_for_backward(units)
+        ctx.bounds = (low, high)
+        return units.clamp(low, high).round_().mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, Tensor | None]:
+        (units,) = ctx.saved_tensors
+        inside = between(grads[0], units, *ctx.bounds)
+        levels = units.clamp(*ctx.bounds).round_()
+        towards = levels.mul_(grads[0]).sum() - (inside * units).sum()
+        outside = grads[0].sum() - inside.sum() if ctx.needs_input_grad[4] else None
+        return inside, towards, None, None, outside
+
+
+def stepped(x: Tensor, step: Tensor, low: float, high: float, clipped: Tensor | None = None) -> Tensor:
+    """step * round(clip(x / step, low, high)), `step` a number (), low and high whole ones; without NaN.
+
+    Gradient of x: 1 strictly inside the range, else 0; of the step: round(x / step) - x / step inside, `low` and `high`
+    outside (LSQ, Esser et al. 2020). `clipped`, a zero (), is added where x is clipped, for the sake of its gradient.
+    """
+    result: Tensor = _Stepped.apply(x, step, low, high, clipped)
+    return result
+
+
 def learned(gain: Tensor, unit: Tensor, smallest: float = _SMALLEST_GAIN) -> Tensor:
     """A learned number, unit * max(gain, smallest). `unit` > 0 is a constant, `gain` the parameter, mostly 1 at first.
 
@@ -58,7 +101,8 @@ def lsq_factor(count: int, positive_levels: float) -> float:
 
 def open_clip(x: Tensor, low: float, high: float) -> Tensor:
     """min(max(x, low), high); gradient 1 strictly between the bounds, 0 from them on."""
-    return torch.where(x >= high, high, torch.where(x <= low, low, x))
+    result: Tensor = _OpenClip.apply(x, low, high)
+    return result
 
 
 def fitted_step(weight: Tensor, low: float, high: float, *, half: bool) -> Tensor:

@@ -36,7 +36,12 @@ def affine_codes(x: Tensor, scale: Tensor, zero_point: float, bits: int) -> Tens
     Gradient with respect to x: 1 / scale where the rounded code lies in the range, bounds included, else 0.
     """
     codes = clamp(rounded_codes(x, scale, zero_point), 0, (1 << bits) - 1)
-    return torch.where(torch.isnan(x), float(math.ceil(zero_point)), codes)
+    return without_nan(codes, x, float(math.ceil(zero_point)))
+
+
+def without_nan(codes: Tensor, x: Tensor, code: float) -> Tensor:
+    """`codes`, but `code` where x is NaN. A selection is slow and NaN rare: a sum tells whether there may be any."""
+    return torch.where(torch.isnan(x), code, codes) if bool(x.detach().sum().isnan()) else codes
 
 
 class ActivationQuantizer(InputCoder):
@@ -208,3 +213,14 @@ def per_channel(vector: Tensor, rows: bool) -> Tensor:
 def sample_mean(x: Tensor, rows: bool) -> Tensor:
     """Mean of every image (N, 1, 1, 1), or of every row (..., 1)."""
     return x.mean(dim=-1, keepdim=True) if rows else x.mean(dim=(1, 2, 3), keepdim=True)
+
+
+def one_sided_mean(x: Tensor, rows: bool) -> Tensor:
+    """Mean of every channel (C,) where x is nowhere negative, as behind a ReLU; else zeros.
+
+    What learned thresholds start at: at 0, as published for inputs of both signs, such signs would all be +1 and say
+    nothing, and no gradient would tell which way to go.
+    """
+    axes = tuple(range(x.ndim - 1)) if rows else (0, 2, 3)
+    mean = x.mean(dim=axes)
+    return mean if bool((x >= 0).all()) else torch.zeros_like(mean)

@@ -42,6 +42,8 @@ Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 class TrainConfig:
     """Hyper-parameters of `fit`. The learning rate warms up linearly, then falls to zero along a cosine.
 
+    epoch_images is how many images an epoch draws, without putting back; None for all of them. Checkpoints and the
+    schedules of algorithms go by epochs, so a short training on many images wants more of them than passes.
     distillation is the weight of the teacher's term in the loss (Hinton et al. 2015): KL divergence of the softened
     predictions, times temperature squared. It needs a teacher, and 0 needs none.
     precision ``bfloat16`` runs convolutions and products of the training passes under autocast, twice as fast where the
@@ -50,6 +52,7 @@ class TrainConfig:
 
     epochs: int
     batch_size: int = 128
+    epoch_images: int | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     optimizer: str = "adamw"
@@ -63,6 +66,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_int("epochs", self.epochs, 1)
         check_int("batch_size", self.batch_size, 1)
+        if self.epoch_images is not None:
+            check_int("epoch_images", self.epoch_images, 1)
         check_number("learning_rate", self.learning_rate, 0.0, open_low=True)
         check_number("weight_decay", self.weight_decay, 0.0)
         check_choice("optimizer", self.optimizer, ("adamw", "sgd"))
@@ -118,14 +123,22 @@ def fit(
         raise invalid("images", f"{images.dtype} of shape {tuple(images.shape)}", "uint8 or float32 (N, 3, H, W)")
     if images.dtype == torch.float32:
         check_images(images)
-    _check_classes(model, images, labels)
+    classes = _classes(model, images)
+    check_labels(labels, len(images), classes)
+    if len(labels.unique()) == 1:
+        raise invalid("labels", f"{int(labels[0])} for all {len(labels)} images", "labels of at least two classes")
     if (teacher is None) != (config.distillation == 0):
         raise invalid("distillation", config.distillation, "a weight in (0, 1] with a teacher, 0 without one")
+    if teacher is not None and (known := _classes(teacher, images, "teacher")) != classes:
+        raise invalid("teacher", f"a model of {known} classes", f"one of {classes} classes, as the model")
     progress = progress or SilentProgress()
     optimizer = _optimizer(model, config)
+    drawn = len(images) if config.epoch_images is None else config.epoch_images
+    if drawn > len(images):
+        raise invalid("epoch_images", drawn, f"at most the {len(images)} images there are")
     # A batch of one has no batch statistics: a last image that would be alone sits this epoch out.
-    alone = len(images) > config.batch_size and len(images) % config.batch_size == 1
-    steps = math.ceil(len(images) / config.batch_size) - alone
+    alone = drawn > config.batch_size and drawn % config.batch_size == 1
+    steps = math.ceil(drawn / config.batch_size) - alone
     records: list[EpochRecord] = []
     path = None if checkpoint is None else Path(checkpoint)
     start = "" if path is None else tensors_digest({**model.state_dict(), "images": images, "labels": labels})
@@ -163,7 +176,7 @@ def _epoch(
 ) -> EpochRecord:
     """One pass over the images, in an order of this epoch's own."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-    order = torch.randperm(len(images), generator=generator)
+    order = torch.randperm(len(images), generator=generator)[: config.epoch_images]
     total, right, seen = 0.0, 0, 0
     coders = [module for module in model.modules() if isinstance(module, Coder)]
     for step in range(steps):
@@ -197,15 +210,13 @@ def _epoch(
     return EpochRecord(epoch + 1, total / seen, right / seen)
 
 
-def _check_classes(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Labels must be classes of the model: one image tells how many it has."""
+def _classes(model: nn.Module, images: Tensor, argument: str = "model") -> int:
+    """How many classes a model knows: one image tells."""
     with frozen(model), torch.no_grad():
         logits = model(_to_float(images[:1]))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise invalid("model", type(model).__name__, "a model that returns logits (N, K)")
-    check_labels(labels, len(images), logits.shape[1])
-    if len(labels.unique()) == 1:
-        raise invalid("labels", f"{int(labels[0])} for all {len(labels)} images", "labels of at least two classes")
+        raise invalid(argument, type(model).__name__, "a model that returns logits (N, K)")
+    return logits.shape[1]
 
 
 def qat(

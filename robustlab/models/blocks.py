@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlab.core.errors import check_number, invalid
+from robustlab.core.subgradients import prelu
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -59,12 +60,20 @@ class ChannelBias(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape, and type: under autocast the sum does not go back to float32."""
+        return x + self.bias.to(x.dtype)
+
+
+class ChannelPReLU(nn.PReLU):
+    """`nn.PReLU` with a slope per channel, whose training does not take torch's slow way back."""
+
+    def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
-        return x + self.bias
+        return prelu(x, self.weight.to(x.dtype)) if torch.is_grad_enabled() else super().forward(x)
 
 
 class ShiftedPReLU(nn.Sequential):
     """Shift, PReLU with a slope per channel, shift (RPReLU, ReActNet, Liu et al. 2020, eq. 5)."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(ChannelBias(channels), nn.PReLU(channels), ChannelBias(channels))
+        super().__init__(ChannelBias(channels), ChannelPReLU(channels), ChannelBias(channels))

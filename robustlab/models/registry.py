@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from robustlab.core.errors import check_choice, invalid
+from robustlab.models.bireal import CifarBiReal
 from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD, Normalized
 from robustlab.models.bnn import BinaryCnv, BinaryLfc
 from robustlab.models.cifar import CifarResNet, CnnA
@@ -19,6 +20,7 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "signs_binary": SignsBinary,
     "cifar_resnet": CifarResNet,
     "cifar_cnn_a": CnnA,
+    "cifar_bireal": CifarBiReal,
     "bnn_cnv": BinaryCnv,
     "bnn_lfc": BinaryLfc,
 }
@@ -27,6 +29,7 @@ _ALLOWED: dict[str, frozenset[str]] = {
     "signs_binary": frozenset({"classes", "stem", "widths", "steps"}),
     "cifar_resnet": frozenset({"depth", "classes", "mean", "std"}),
     "cifar_cnn_a": frozenset({"classes", "mean", "std"}),
+    "cifar_bireal": frozenset({"classes", "widths", "steps", "mean", "std"}),
     "bnn_cnv": frozenset({"classes"}),
     "bnn_lfc": frozenset({"classes", "width"}),
     "torchvision": frozenset({"classes", "mean", "std"}),

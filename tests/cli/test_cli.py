@@ -129,6 +129,11 @@ def test_help_does_not_import_torch() -> None:
             ["--weights is 4", "1 with --algorithm react"],
         ),
         (["compress", "m", "--out", "m.safetensors", "--epochs", "-1"], ["--epochs is -1"]),
+        (["compress", "m", "--out", "m.safetensors", "--teacher", "t"], ["--teacher is 't'", "--epochs"]),
+        (
+            ["compress", "m", "--out", "m.safetensors", "--epochs", "1", "--teacher", "t", "--distillation", "0"],
+            ["--distillation is 0"],
+        ),
         (["compress", "m", "--out", "m.safetensors", "--learning-rate", "0"], ["--learning-rate is 0"]),
         (["compress", "m", "--out", "m.safetensors", "--seed", "-1"], ["--seed is -1"]),
         (["compress", "m", "--out", "m.safetensors", "--spec", "no.toml"], ["spec is 'no.toml'", "an existing TOML"]),
@@ -307,6 +312,22 @@ def test_compress_writes_a_model_that_show_and_evaluate_read(
     assert run(["evaluate", "--model", "small.safetensors", "--limit", "4", "--condition", "clean"]) == 0
     text = capsys.readouterr().out
     assert "[1/1]  small " in text and "parity: 0 of" in text
+
+
+def test_compress_imitates_a_teacher_and_re_estimates_batch_norms(
+    here: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["-w", "2", "-a", "2", "--algorithm", "lsq", "--calibration-images", "32", "--training-images", "64"]
+    options += ["--epochs", "1", "--teacher", str(tiny), "--distillation", "0.9"]
+    assert run(["compress", str(tiny), *options, "--out", "small.safetensors"]) == 0
+    assert "training for 1 epochs" in capsys.readouterr().out
+    assert run(["show", "small.safetensors"]) == 0
+    text = capsys.readouterr().out
+    assert "provenance.compressed.distillation" in text and "0.9" in text and str(tiny)[:20] in text
+    line = refused(
+        capsys, "compress", str(tiny), *options[:-4], "--teacher", "robustlab:signs_w4", "--out", "x.safetensors"
+    )
+    assert "model is 'signs_w4'" in line
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from robustlab.compress.algorithms.recu import NormalizedSign, RectifiedClamp
 from robustlab.compress.algorithms.xnor import SampleScaledSign
 from robustlab.compress.coders import Coder, Moment
 from robustlab.compress.contract import DEPLOYABILITY, Algorithm, Site
-from robustlab.compress.learned import fitted_step, learned, open_clip
+from robustlab.compress.learned import fitted_step, learned, open_clip, stepped
 from robustlab.compress.quantizers import LearnedScaleSign, WeightBinarizer, standardized
 from robustlab.core.errors import ArgumentError
 from robustlab.kernels import ConvGeometry
@@ -305,6 +305,25 @@ def test_pact_learns_its_level_from_what_it_clips(zero: int) -> None:
     assert coder.spec().zero_point == 14
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 8), st.integers(0, 255), st.integers(0, 1000))
+def test_the_steps_of_activations_are_the_formula_and_its_gradients(bits: int, zero: int, seed: int) -> None:
+    low = -(zero % (1 << bits))
+    high = low + (1 << bits) - 1
+    x, upstream = randn(4, 9, seed=seed) * (high - low) * 0.4, randn(4, 9, seed=seed + 1)
+    x[0, 0] = low * 0.75
+    leaves = [x.clone().requires_grad_(), torch.tensor(0.75, requires_grad=True), torch.zeros((), requires_grad=True)]
+    y = stepped(leaves[0], leaves[1], low, high, leaves[2])
+    units = x / 0.75
+    assert torch.equal(y, units.clamp(low, high).round() * 0.75)
+    towards_x, towards_step, towards_ends = torch.autograd.grad(y, leaves, upstream)
+    inside = (units > low) & (units < high)
+    assert torch.equal(towards_x, torch.where(inside, upstream, 0.0))
+    errors = torch.where(inside, units.round() - units, units.clamp(low, high))
+    torch.testing.assert_close(towards_step, (errors * upstream).sum(), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(towards_ends, upstream[~inside].sum(), rtol=1e-4, atol=1e-4)
+
+
 def test_the_shift_of_react_moves_the_sign_and_shares_its_gradient() -> None:
     coder = ShiftedSign(3, rows=False)
     with torch.no_grad():
@@ -318,6 +337,25 @@ def test_the_shift_of_react_moves_the_sign_and_shares_its_gradient() -> None:
     coder(x).backward(upstream)
     assert coder.shift.grad is not None
     assert torch.allclose(coder.shift.grad, (triangle * upstream).sum((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_learned_thresholds_start_among_what_they_see() -> None:
+    both, ramp = randn(3, 4, 5, 5), randn(3, 4, 5, 5).relu() * torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1)
+    mean = ramp.mean(dim=(0, 2, 3))
+    react, planes, adaptive = ShiftedSign(4, False), TwoPlaneSign(4, False), AdaptiveSign(4)
+    for x, shift, gain in ((ramp, -mean, 1.0), (both, torch.zeros(4), 0.0)):
+        for coder in (react, planes, adaptive):
+            coder.start(x)
+        assert torch.equal(react.shift.detach(), shift) and torch.equal(planes.shift.detach(), shift)
+        assert float(planes.first.detach()) == pytest.approx(
+            float((x + shift.reshape(1, 4, 1, 1)).abs().mean()), rel=1e-6
+        )
+        assert adaptive.gain.tolist() == [gain] * 4
+    react.start(ramp)
+    assert {-1.0, 1.0} == set(react(ramp)[:, 0].flatten().tolist())  # not +1 alone, behind a ReLU
+    rows = ShiftedSign(6, True)
+    rows.start(randn(5, 6).abs())
+    assert torch.allclose(rows.shift.detach(), -randn(5, 6).abs().mean(0))
 
 
 def test_recu_clamps_at_its_quantile_and_tau_grows() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -256,6 +257,15 @@ def test_training_learns(name: str) -> None:
     with torch.no_grad():
         right = deploy(model)(images.float() / 255).argmax(1) == labels
     assert right.float().mean() > 0.9
+
+
+@pytest.mark.parametrize(("name", "bits"), CASES)
+def test_every_algorithm_trains_in_reduced_precision(name: str, bits: int) -> None:
+    model = made(name, bits)
+    config = TrainConfig(2, batch_size=16, learning_rate=1e-3, precision="bfloat16")  # fda's noise is on in the first
+    losses = [record.loss for record in qat(model, *problem(), config)]
+    reference = [record.loss for record in qat(made(name, bits), *problem(), replace(config, precision="float32"))]
+    assert losses == pytest.approx(reference, rel=0.1)
 
 
 def test_weight_decay_reaches_the_clipping_levels_of_pact_and_not_the_steps_of_lsq() -> None:

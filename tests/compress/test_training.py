@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,7 @@ def test_bad_training_input_is_refused() -> None:
         ({"optimizer": "magic"}, "optimizer"),
         ({"precision": "float8"}, "precision"),
         ({"batch_size": 0}, "batch_size"),
+        ({"epoch_images": 0}, "epoch_images"),
     ):
         with pytest.raises(ArgumentError, match=word):
             TrainConfig(**{"epochs": 1, **change})  # type: ignore[arg-type]
@@ -141,6 +143,24 @@ def test_bad_training_input_is_refused() -> None:
         qat(network(), images, labels, TrainConfig(1))
     with pytest.raises(RobustlabError, match="loss is"):
         fit(network(), images, labels, TrainConfig(6, learning_rate=1e30, warmup_epochs=0.0, batch_size=2))
+
+
+def test_an_epoch_can_draw_some_of_the_images_each_time_others() -> None:
+    images, labels = problem(40)
+    images = images.float() / 255
+    images[:, 0, 0, 0] = torch.arange(40) / 255  # so that each tells which it is
+    drawn: list[list[int]] = []
+
+    def look(batch: Tensor, generator: torch.Generator) -> Tensor:
+        drawn.append((batch[:, 0, 0, 0] * 255).round().int().tolist())
+        return batch
+
+    records = fit(network(), images, labels, TrainConfig(3, batch_size=8, epoch_images=20), augment=look)
+    assert len(records) == 3 and [len(batch) for batch in drawn] == [8, 8, 4] * 3
+    epochs = [sorted(chain(*drawn[start : start + 3])) for start in (0, 3, 6)]
+    assert all(len(set(epoch)) == 20 for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
+    with pytest.raises(ArgumentError, match="epoch_images is 41"):
+        fit(network(), images, labels, TrainConfig(1, epoch_images=41))
 
 
 def test_the_global_random_state_is_left_alone() -> None:
@@ -166,6 +186,9 @@ def test_a_teacher_is_imitated_and_left_alone() -> None:
         fit(student, images, labels, TrainConfig(1), teacher=teacher)
     with pytest.raises(ArgumentError, match="distillation"):
         fit(student, images, labels, config)
+    stranger = build("robustlab:signs_binary", {"classes": 3, "stem": 8, "widths": [8], "steps": [1]})
+    with pytest.raises(ArgumentError, match="teacher is 'a model of 3 classes'"):
+        fit(student, images, labels, config, teacher=stranger)
 
 
 def test_dropout_draws_are_seeded_and_a_last_lonely_image_does_no_harm() -> None:

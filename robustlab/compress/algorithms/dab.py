@@ -22,6 +22,7 @@ from robustlab.core.subgradients import sign_ste
 class AdaptiveSign(InputCoder):
     """exp(exponent * (mean|u[n]| - 1)) * sign(u), u = x - (gain[c] * mean_hw(x)[n, c] + offset[c]); all 0 at first.
 
+    Behind a ReLU the gain is 1 at first, so that thresholds are the means of the channels.
     The sign has the derivative 2 - 2|u| where that is positive, else 0; everything else is differentiated as it stands.
     """
 
@@ -30,6 +31,11 @@ class AdaptiveSign(InputCoder):
         self.gain = nn.Parameter(torch.zeros(inputs))
         self.offset = nn.Parameter(torch.zeros(inputs))
         self.exponent = nn.Parameter(torch.zeros(()))
+
+    def start(self, x: Tensor) -> None:
+        """Set the first gains."""
+        with torch.no_grad():
+            self.gain.fill_(1.0 if bool((x >= 0).all()) else 0.0)
 
     def composition(self) -> Composition:
         """Thresholds and a factor for every sample."""

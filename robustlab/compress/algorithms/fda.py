@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlab.compress.coders import Coder, InputCoder, Moment
 from robustlab.compress.contract import Algorithm
 from robustlab.compress.quantizers import SignCoder, mean_magnitude, sign_with
 from robustlab.core.keys import sample_keys, uniform
+from robustlab.core.subgradients import hard_sign, within
 
 _OMEGA = 0.1
 _TERMS = 9
@@ -55,17 +57,18 @@ class FourierSign(Coder):
 
     def sign(self, x: Tensor) -> Tensor:
         """The sign with its derivative."""
-        frequencies = (2 * torch.arange(int(self.terms) + 1, device=x.device) + 1) * _OMEGA
-        at = x.detach()
-        total = torch.zeros_like(at)
-        for frequency in frequencies.tolist():
-            total += torch.cos(frequency * at)
-        return sign_with(x, torch.where(at.abs() <= 1, 4 * _OMEGA / math.pi * total, 0.0))
+        if not torch.is_grad_enabled():
+            return hard_sign(x)
+        # The sum of cosines is sin(2 count a) / (2 sin(a)), a = omega |x|; kept off its hole at 0.
+        count, angle = int(self.terms) + 1, x.detach().abs().add_(1e-30).mul_(_OMEGA)
+        total = torch.sin(2 * count * angle).div_(angle.sin_().mul_(2))
+        return sign_with(x, within(total.mul_(4 * _OMEGA / math.pi), x.detach(), -1.0, 1.0))
 
     def noise(self, x: Tensor) -> Tensor:
         """alpha * eta(x), a tensor like x."""
-        hidden = torch.relu(torch.tensordot(x, self.inward, ([self.axis], [1])))
-        eta = torch.tensordot(hidden, self.outward, ([-1], [1])).movedim(-1, self.axis)
+        # Two linear layers, not tensor products: autocast lowers both operands of those.
+        hidden = torch.relu(F.linear(x.movedim(self.axis, -1), self.inward))
+        eta = F.linear(hidden, self.outward).movedim(-1, self.axis)
         result: Tensor = self.alpha * (eta + 0.1 * torch.sin(x))
         return result
 

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from robustlab.compress.coders import InputCoder
 from robustlab.compress.composed import Composition
 from robustlab.compress.contract import Algorithm
-from robustlab.compress.quantizers import WeightBinarizer, per_channel, sample_mean
+from robustlab.compress.quantizers import WeightBinarizer, one_sided_mean, per_channel, sample_mean
 from robustlab.core.subgradients import sign_ste
 
 
 class TwoPlaneSign(InputCoder):
     """first * sign(u) + mean|r[n]| * sign(r), u = x + shift[c], r = u - first * sign(u) + second_shift[c].
 
-    Shifts are 0 at first, `first` is mean|x| of the first calibration batch. Signs have the derivative 1 where their
+    Shifts are 0 at first, behind a ReLU minus the channel's mean in the first calibration batch, and `first` is mean|u|
+    there. Signs have the derivative 1 where their
     argument lies in [-1, 1], else 0; everything else is differentiated as it stands.
     """
 
@@ -32,9 +33,10 @@ class TwoPlaneSign(InputCoder):
         self.first = nn.Parameter(torch.ones(()))
 
     def start(self, x: Tensor) -> None:
-        """Set the first scale to the mean magnitude."""
+        """Set the first shifts, and the first scale to the mean magnitude."""
         with torch.no_grad():
-            self.first.copy_(x.abs().mean().clamp(min=1e-8))
+            self.shift.copy_(-one_sided_mean(x, self.rows))
+            self.first.copy_((x + per_channel(self.shift, self.rows)).abs().mean().clamp(min=1e-8))
 
     def composition(self) -> Composition:
         """Two planes."""

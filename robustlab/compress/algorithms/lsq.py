@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from robustlab.compress.coders import WeightCoder
 from robustlab.compress.contract import Algorithm, Site
-from robustlab.compress.learned import fitted_step, learned, lsq_factor, open_clip, with_gradient_scale
-from robustlab.compress.quantizers import ActivationQuantizer
+from robustlab.compress.learned import fitted_step, learned, lsq_factor, open_clip, stepped, with_gradient_scale
+from robustlab.compress.quantizers import ActivationQuantizer, without_nan
 from robustlab.core.subgradients import floor_ste, round_ste
 from robustlab.kernels import ActivationSpec
 
@@ -83,8 +83,7 @@ class StepInput(ActivationQuantizer):
         zero = int(self.zero_point)
         top = (1 << self.bits) - 1 - zero
         step = with_gradient_scale(self.step(), lsq_factor(x[:1].numel(), top))
-        levels = round_ste(open_clip(x / step, -zero, top))
-        return torch.where(torch.isnan(x), 0.0, levels) * step
+        return without_nan(stepped(x, step, -zero, top), x, 0.0)
 
 
 def step_weight(site: Site) -> WeightCoder:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from robustlab.compress.algorithms.lsq import StepInput, step_weight
 from robustlab.compress.contract import Algorithm
-from robustlab.compress.learned import learned, lsq_factor, with_gradient_scale
+from robustlab.compress.learned import learned, lsq_factor, stepped, with_gradient_scale
+from robustlab.compress.quantizers import without_nan
 from robustlab.core.subgradients import round_ste
 from robustlab.kernels import ActivationSpec
 
@@ -71,13 +72,16 @@ class OffsetInput(StepInput):
         factor = lsq_factor(x[:1].numel(), self.top)
         step, zero = with_gradient_scale(self.step(), factor), self.zero()
         reach = with_gradient_scale(self.reach(), factor)
-        units, top = x / step, self.top - zero
-        # Rounded before a whole zero point is added, as the kernels do: ties to even would fall otherwise behind it.
-        inside = round_ste(units) if self.snapped else round_ste(units + zero) - zero
-        levels = torch.where(units >= top, top, torch.where(units <= -zero, -zero, inside))
-        value = torch.where(torch.isnan(x), 0.0, levels) * step
         # What is clipped is worth L step + offset, or the offset: zeros that carry these gradients.
         ends = zero * (step - step.detach()) - (reach - reach.detach())
+        if self.snapped:
+            # Rounded before a whole zero point is added, as the kernels do: ties to even would fall otherwise after it.
+            low = -int(zero)
+            return without_nan(stepped(x, step, low, self.top + low, ends), x, 0.0)
+        units, top = x / step, self.top - zero
+        inside = round_ste(units + zero) - zero
+        levels = torch.where(units >= top, top, torch.where(units <= -zero, -zero, inside))
+        value = torch.where(torch.isnan(x), 0.0, levels) * step
         return value + torch.where((units >= top) | (units <= -zero), ends, 0.0)
 
 

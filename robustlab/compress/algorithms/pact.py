@@ -11,6 +11,7 @@ from robustlab.compress.algorithms.dorefa import tanh_weight
 from robustlab.compress.contract import Algorithm
 from robustlab.compress.learned import learned
 from robustlab.compress.quantizers import ActivationQuantizer, affine_codes
+from robustlab.core.subgradients import at_least
 from robustlab.kernels import ActivationSpec
 
 
@@ -24,9 +25,12 @@ class _Pact(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, alpha = ctx.saved_tensors
-        above, below = x >= alpha, x < -ctx.low * alpha
-        inside = torch.where(above | below, 0.0, grads[0])
-        clipped = torch.where(above, grads[0], 0.0).sum() - ctx.low * torch.where(below, grads[0], 0.0).sum()
+        grad, high = grads[0], float(alpha)
+        above = at_least(grad, x, high)
+        inside = at_least(grad, x, -ctx.low * high) - above
+        clipped = above.sum()
+        if ctx.low:
+            clipped = clipped - ctx.low * (grad.sum() - inside.sum() - clipped)
         return inside, clipped, None, None, None
 
 

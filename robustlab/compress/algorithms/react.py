@@ -11,17 +11,25 @@ from torch import Tensor, nn
 from robustlab.compress.coders import InputCoder
 from robustlab.compress.composed import Composition
 from robustlab.compress.contract import Algorithm
-from robustlab.compress.quantizers import WeightBinarizer, per_channel
+from robustlab.compress.quantizers import WeightBinarizer, one_sided_mean, per_channel
 from robustlab.core.subgradients import sign_ste
 
 
 class ShiftedSign(InputCoder):
-    """sign(x + shift[c]), the shift 0 at first. Gradient of both: 2 - 2|x + shift| where that is positive, else 0."""
+    """sign(x + shift[c]). Gradient of both: 2 - 2|x + shift| where that is positive, else 0.
+
+    The shift is 0 at first, behind a ReLU minus the channel's mean in the first calibration batch.
+    """
 
     def __init__(self, inputs: int, rows: bool) -> None:
         super().__init__()
         self.rows = rows
         self.shift = nn.Parameter(torch.zeros(inputs))
+
+    def start(self, x: Tensor) -> None:
+        """Set the first shifts."""
+        with torch.no_grad():
+            self.shift.copy_(-one_sided_mean(x, self.rows))
 
     def composition(self) -> Composition:
         """The shift."""

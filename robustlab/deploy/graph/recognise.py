@@ -21,7 +21,7 @@ from robustlab.deploy.graph.tracing import has_hooks
 from robustlab.deploy.graph.view import Declined, View, channel_vector
 from robustlab.deploy.packed import PackedLayer
 from robustlab.kernels.program import Add, Div, Mul, Prelu, Relu, Step, Sub
-from robustlab.models.blocks import ChannelBias, Normalize
+from robustlab.models.blocks import ChannelBias, ChannelPReLU, Normalize
 
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _CLAMPS = (nn.ReLU6, nn.Hardtanh)
@@ -91,7 +91,7 @@ def _steps(module: nn.Module, view: View, x: fx.Node) -> tuple[Step, ...] | None
     kind = type(module)
     if kind is nn.ReLU:
         return (Relu(),)
-    if isinstance(module, nn.PReLU) and kind is nn.PReLU:
+    if isinstance(module, nn.PReLU) and kind in (nn.PReLU, ChannelPReLU):
         return (Prelu(rules.slope_vector(module.weight, channels)),)
     if isinstance(module, Affine) and kind is Affine:
         return Mul(module.scale), Add(module.shift)

@@ -18,9 +18,9 @@ from robustlab.compress.composed import Shift
 from robustlab.compress.layers import Affine
 from robustlab.core.frozen import frozen
 from robustlab.deploy.packed import PackedLayer
-from robustlab.models.blocks import ChannelBias, Normalize
+from robustlab.models.blocks import ChannelBias, ChannelPReLU, Normalize
 
-_LEAVES = (PackedLayer, Affine, ChannelBias, Normalize, Shift)
+_LEAVES = (PackedLayer, Affine, ChannelBias, ChannelPReLU, Normalize, Shift)
 
 
 class Root(nn.Module):
