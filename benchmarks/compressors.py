@@ -2,8 +2,8 @@
 
     ROBUSTLAB_DATA=../shared/data python benchmarks/compressors.py [--models FOLDER]
 
-This is `robustlab bench compressors` with fixed settings: 256 calibration images of the training set, without labels, and
-1,000 test images. What it found lies in benchmarks/compressors.json; a run that was stopped goes on with the same
+This is `robustlab bench compressors` with fixed settings: 256 calibration images of the training set, without labels,
+and 1,000 test images. What it found lies in benchmarks/compressors.json; a run that was stopped goes on with the same
 command. Models are kept in runs/compressors, so that ``--latency only`` can time them again on a quiet machine.
 The exit status is 1 where a cell has an error or a goal is missed.
 """

@@ -52,7 +52,7 @@ def compress(
     weights: int,
     activations: int,
     calibration: Iterable[Tensor] | Tensor,
-    algorithm: str | Method = "mse",
+    algorithm: str | Method | Algorithm = "mse",
     statistics_correction: bool = False,
     first_last_bits: int | None = FIRST_LAST_BITS,
     layers: Mapping[str, tuple[int, int]] | None = None,
@@ -66,7 +66,7 @@ def compress(
     calibration: float32 images (N, 3, H, W) in [0, 1], or an iterable of such batches; no labels.
     algorithm: one of `ALGORITHMS`: how ranges are found and weights rounded, or what `qat` is to train (see
     `robustlab.compress.algorithms`); or a `Method` of `robustlab.compress.ptq` with hyper-parameters of its own, as
-    ``AdaRound(iterations=10_000)``.
+    ``AdaRound(iterations=10_000)``; or an `Algorithm` of your own.
     statistics_correction: afterwards give every channel of every layer the mean and deviation that it has in the float
     model, see `robustlab.compress.ptq.correct_statistics`; not with ``binary`` and what training learns.
     first_last_bits: bits of the first and the last layer that run, 2 to 8; None treats them like the others.
@@ -81,7 +81,9 @@ def compress(
     Raises `ArgumentError` for bits outside the ranges, a pattern that matches no layer, a model without such layers,
     calibration without images or with NaN.
     """
-    trained = TRAINED.get(algorithm) if isinstance(algorithm, str) else None
+    trained = algorithm if isinstance(algorithm, Algorithm) else None
+    if isinstance(algorithm, str):
+        trained = TRAINED.get(algorithm)
     method = _method(algorithm)
     if trained is not None:
         trained.check_bits("weights, activations", weights, activations)
@@ -89,7 +91,8 @@ def compress(
         _check_bits("weights, activations", weights, activations, binary=algorithm == "binary")
     check_choice("statistics_correction", statistics_correction, (False, True))
     if statistics_correction and (trained is not None or algorithm == "binary"):
-        raise invalid("statistics_correction", statistics_correction, f"False with algorithm {algorithm}")
+        name = algorithm if trained is None else trained.name
+        raise invalid("statistics_correction", statistics_correction, f"False with algorithm {name}")
     check_int("seed", seed, 0, 2**32 - 1)
     if first_last_bits is not None:
         check_int("first_last_bits", first_last_bits, 2, 8)
@@ -165,9 +168,11 @@ def calibrate(
         progress.finish()
 
 
-def _method(algorithm: str | Method) -> Method:
+def _method(algorithm: str | Method | Algorithm) -> Method:
     if isinstance(algorithm, Method):
         return algorithm
+    if isinstance(algorithm, Algorithm):
+        return Method()
     check_choice("algorithm", algorithm, ALGORITHMS)
     return METHODS.get(algorithm) or Method(algorithm if algorithm in OBSERVERS else "mse")
 

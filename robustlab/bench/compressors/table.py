@@ -123,16 +123,15 @@ def _cells(bench: CompressorBench, *states: str) -> list[Cell]:
 
 
 def _post_training(bench: CompressorBench) -> Part:
-    raw = {(c.algorithm, c.scheme): c for c in _cells(bench, "raw")}
-    better = {(c.algorithm, c.scheme): c for c in _cells(bench, "corrected")}
+    found = {(c.scheme, c.algorithm, c.state): c for c in _cells(bench, "raw", "corrected")}
     rows = []
-    for key in dict.fromkeys([*raw, *better]):
-        one, other = raw.get(key), better.get(key)
+    for scheme, algorithm in dict.fromkeys(key[:2] for key in found):
+        one, other = (found.get((scheme, algorithm, state)) for state in ("raw", "corrected"))
         either = one or other
         assert either is not None
         figures = (_percent(one), points_text(one), _kl(one), _seconds(one))
         with_correction = (points_text(other), _kl(other), _seconds(other))
-        rows.append((str(key[1]), key[0], class_text(either), *figures, *with_correction, *_size(either)))
+        rows.append((str(scheme), algorithm, class_text(either), *figures, *with_correction, *_size(either)))
     head = (
         "bits",
         "algorithm",
