@@ -113,9 +113,12 @@ def compressors(
 
     for name in algorithm or ():
         check_choice("--algorithm", name, ALGORITHMS)
-    schemes = None if bits is None else [parse_scheme(text) for text in bits]
+    schemes = None if bits is None else [parse_scheme(text, "--bits") for text in bits]
     check_int("--images", images, 1)
     check_int("--calibration", calibration, 1)
+    if iterations is not None:
+        check_int("--iterations", iterations, 1)
+    check_int("--seed", seed, 0, 2**32 - 1)
     check_choice("--latency", latency, LATENCIES)
     _check_file("--out", out)
     _check_file("--markdown", markdown)

@@ -51,12 +51,13 @@ class Scheme:
 DEFAULT_SCHEMES = (Scheme(8, 8), Scheme(4, 8), Scheme(4, 4), Scheme(3, 3), Scheme(2, 2), Scheme(1, 1))
 
 
-def parse_scheme(text: str) -> Scheme:
-    """``w4a8`` -> its scheme. Raises `ArgumentError` for any other text."""
-    match = re.fullmatch(r"w([0-9])a([0-9])", text)
+def parse_scheme(text: str, argument: str = "bits") -> Scheme:
+    """``w4a8`` -> its scheme. Raises `ArgumentError` that names `argument` for any other text."""
+    match = re.fullmatch(r"w(1)a(1)|w([2-8])a([2-8])", text)
     if match is None:
-        raise invalid("bits", text, BITS)
-    return Scheme(int(match[1]), int(match[2]))
+        raise invalid(argument, text, BITS)
+    weights, activations = filter(None, match.groups())
+    return Scheme(int(weights), int(activations))
 
 
 def allows(algorithm: str, scheme: Scheme) -> bool:
