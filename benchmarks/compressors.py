@@ -131,6 +131,7 @@ def main() -> int:
     arguments = ["bench", "compressors", MODEL, "--data", "cifar10", "--calibration", str(CALIBRATION)]
     arguments += ["--out", str(OUT), "--keep", str(options.keep), "--latency", options.latency]
     arguments += ["--threads", str(options.threads)]
+    options.keep.mkdir(parents=True, exist_ok=True)
     if options.models is not None:
         arguments += ["--models", str(options.models)]
     code = run(arguments)

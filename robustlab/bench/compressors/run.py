@@ -78,6 +78,10 @@ def bench_compressors(
     check_int("seed", seed, 0, 2**32 - 1)
     if iterations is not None:
         check_int("iterations", iterations, 1)
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise invalid("out", str(out), "a file in a folder that exists")
+    if keep is not None and not (keep.is_dir() or (keep.absolute().parent.is_dir() and not keep.exists())):
+        raise invalid("keep", str(keep), "a folder, or one that can be made in a folder that exists")
     plan = jobs(algorithms, schemes)
     trained, left = ([], []) if models is None else read_trained(models)
     for line in left:
@@ -117,7 +121,7 @@ def bench_compressors(
         run.time_all(plan, trained)
         return bench
     if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
+        keep.mkdir(exist_ok=True)
     run.make_all(plan, trained, timed=latency == "with")
     return bench
 

@@ -29,7 +29,7 @@ class Part:
         return range(self.words, len(self.head))
 
 
-_SIZE = ("bytes", "payload + scales + side + rest", "bits per weight", "ms", "times float")
+_SIZE = ("bytes", "payload + scales + side + rest", "bits per weight", "ms", "speed-up")
 
 
 def parts(bench: CompressorBench) -> list[Part]:

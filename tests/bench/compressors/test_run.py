@@ -300,6 +300,10 @@ BAD: list[tuple[dict[str, object], str]] = [
     ({"iterations": 0}, "iterations is 0"),
     ({"seed": -1}, "seed is -1"),
     ({"algorithms": ["gtpq"]}, "algorithm is 'gtpq'"),
+    ({"out": Path("nowhere/m.json")}, "out is 'nowhere/m.json'"),
+    ({"out": Path("/")}, "out is '/'"),
+    ({"keep": Path("nowhere/kept")}, "keep is 'nowhere/kept'"),
+    ({"keep": Path(__file__)}, "allowed: a folder, or one that can be made"),
     ({"algorithms": ["react"], "schemes": FOUR}, "bits is 'w4a4'"),
 ]
 
