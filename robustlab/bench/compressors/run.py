@@ -92,7 +92,7 @@ def bench_compressors(
         if (algorithms is None or found.algorithm in algorithms) and (schemes is None or found.scheme in schemes)
     ]
     there = {(found.algorithm, found.scheme) for found in trained}
-    plan = [job for job in plan if (job.algorithm, job.scheme) not in there]
+    plan = [job for job in plan if job.states != ("untrained",) or (job.algorithm, job.scheme) not in there]
     model = copy.deepcopy(model).eval()
     reference = predict(model, images)
     check_labels(labels, len(images), reference.shape[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from robustlab.bench.compressors.cells import POST_TRAINING, Cell, Scheme, allows
+from robustlab.bench.compressors.cells import Cell, Scheme, allows
 from robustlab.compress.compress import ALGORITHMS
 from robustlab.core.errors import ArgumentError, invalid
 from robustlab.deploy import fingerprint, load
@@ -71,6 +71,6 @@ def _reason(made: object) -> str:
         scheme = Scheme(weights, activations)  # type: ignore[arg-type]
     except ArgumentError as error:
         return str(error)
-    if type(epochs) is not int or epochs < 1 or algorithm in POST_TRAINING:
+    if type(epochs) is not int or epochs < 1:
         return "was not trained"
     return "" if allows(str(algorithm), scheme) else "has bits that its algorithm does not take"

@@ -238,7 +238,7 @@ def test_trained_models_take_the_place_of_untrained_ones(signs: nn.Module, tmp_p
         save(set_info(deployed, replace(info, provenance={"compressed": values})), tmp_path / f"{name}.safetensors")
 
     write("one")
-    write("ptq", algorithm="mse")
+    write("ste", algorithm="mse")  # uniform quantizers, trained straight-through
     write("start", epochs=0)
     write("odd", algorithm="wishful")
     write("bits", weights=1)
@@ -259,8 +259,10 @@ def test_trained_models_take_the_place_of_untrained_ones(signs: nn.Module, tmp_p
     assert found.cells[1].quality is not None and found.cells[1].quality.accuracy == pytest.approx(100 * wanted)
     assert found.cells[1].seconds is None
     left = {line.split(":")[1].strip(): line for line in lines if line.startswith("left out")}
-    assert set(left) == {f"{name}.safetensors" for name in ("bits", "odd", "ptq", "silent", "start")}
+    assert set(left) == {f"{name}.safetensors" for name in ("bits", "odd", "silent", "start")}
     assert "was not trained" in left["start.safetensors"] and "w1a4" in left["bits.safetensors"]
+    both = run(algorithms=["mse"], schemes=[Scheme(4, 4)])
+    assert [(c.state, c.source) for c in both.cells] == [("raw", ""), ("corrected", ""), ("trained", "ste")]
     assert run(algorithms=["pact"], schemes=[Scheme(2, 2)]).cells[0].algorithm == "pact"  # others are not asked for
     with pytest.raises(ArgumentError, match=r"models is .*nowhere.*; allowed: an existing folder"):
         bench_compressors(signs, [images], images, labels, models=tmp_path / "nowhere")
