@@ -73,7 +73,8 @@ class OffsetInput(StepInput):
         reach = with_gradient_scale(self.reach(), factor)
         units, top = x / step, self.top - zero
         # Rounded before a whole zero point is added, as the kernels do: ties to even would fall otherwise behind it.
-        inside = round_ste(units) if self.snapped else round_ste(units + zero) - zero
+        whole = self.snapped or float(zero).is_integer()
+        inside = round_ste(units) if whole else round_ste(units + zero) - zero
         levels = torch.where(units >= top, top, torch.where(units <= -zero, -zero, inside))
         value = torch.where(torch.isnan(x), 0.0, levels) * step
         # What is clipped is worth L step + offset, or the offset: zeros that carry these gradients.
