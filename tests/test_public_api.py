@@ -19,6 +19,7 @@ PUBLIC = (
     "robustlab",
     "robustlab.attacks",
     "robustlab.bench",
+    "robustlab.bench.compressors",
     "robustlab.compress",
     "robustlab.compress.ptq",
     "robustlab.core",

@@ -1,4 +1,4 @@
-"""`robustlab bench kernels`: the machine's peaks, the kernels, and other libraries on the same layers."""
+"""`robustlab bench`: the kernels beside other libraries, and the compressors beside each other."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import Annotated
 
 import typer
 
+from robustlab.cli.compressors import compressors
 from robustlab.cli.errors import bad_value
 
-app = typer.Typer(no_args_is_help=True, help="Measure how fast the kernels are on this machine.")
+app = typer.Typer(no_args_is_help=True, help="Measure kernels and compressors on this machine.")
 
 
 @app.callback()
 def _group() -> None:
-    """Measure how fast the kernels are on this machine."""
+    """Measure kernels and compressors on this machine."""
+
+
+app.command()(compressors)
 
 
 def thread_counts(text: str) -> tuple[int, ...]:

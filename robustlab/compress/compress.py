@@ -39,7 +39,7 @@ def compress(
     weights: int,
     activations: int,
     calibration: Iterable[Tensor] | Tensor,
-    algorithm: str | Method = "mse",
+    algorithm: str | Method | Algorithm = "mse",
     statistics_correction: bool = False,
     first_last_bits: int | None = FIRST_LAST_BITS,
     layers: Mapping[str, tuple[int, int]] | None = None,
@@ -54,7 +54,7 @@ def compress(
     calibration: float32 images (N, 3, H, W) in [0, 1], or an iterable of such batches; no labels.
     algorithm: one of `robustlab.compress.catalogue.ALGORITHMS`: how ranges are found and weights rounded, or what `qat`
     is to train (see `robustlab.compress.algorithms`); or a `Method` of `robustlab.compress.ptq` with hyper-parameters
-    of its own, as ``AdaRound(iterations=10_000)``.
+    of its own, as ``AdaRound(iterations=10_000)``; or an `Algorithm` of your own.
     statistics_correction: afterwards give every channel of every layer the mean and deviation that it has in the float
     model, see `robustlab.compress.ptq.correct_statistics`; not with ``binary`` and what training learns.
     first_last_bits: bits of the first and the last layer that run, 2 to 8; None treats them like the others.
@@ -76,10 +76,17 @@ def compress(
     calibration without images, NaN in images, weights or activations, layers whose input is the same everywhere, and
     binary ones with a channel of equal weights.
     """
+    own = algorithm if isinstance(algorithm, Algorithm) else None
+    if own is not None:
+        own.check_bits("weights, activations", weights, activations)
+        if statistics_correction is not False:
+            raise invalid("statistics_correction", statistics_correction, f"False with algorithm {own.name}")
+        if not weight_scheme.plain:
+            raise refused_scheme(weight_scheme, own.name)
     spec = Spec(
         weights=weights,
         activations=activations,
-        algorithm="mse" if isinstance(algorithm, Method) else algorithm,
+        algorithm=algorithm if isinstance(algorithm, str) else "binary" if weights == activations == 1 else "mse",
         statistics_correction=statistics_correction,
         first_last_bits=first_last_bits,
         layers={} if layers is None else layers,
@@ -88,7 +95,8 @@ def compress(
         seed=seed,
     )
     method = algorithm if isinstance(algorithm, Method) else spec.method()
-    return _compressed(model, spec, method, calibration, progress)
+    trained = TRAINED.get(algorithm) if isinstance(algorithm, str) else own
+    return _compressed(model, spec, method, trained, calibration, progress)
 
 
 def compress_with(
@@ -99,16 +107,20 @@ def compress_with(
     Example: ``compress_with(model, read_spec("w4.toml"), calibration=images)``.
     Raises what `compress` raises, and `ArgumentError` for a model that is not what `spec.made_for` says.
     """
-    return _compressed(model, spec, spec.method(), calibration, progress)
+    return _compressed(model, spec, spec.method(), TRAINED.get(spec.algorithm), calibration, progress)
 
 
 def _compressed(
-    model: nn.Module, spec: Spec, method: Method, calibration: Iterable[Tensor] | Tensor, progress: Progress | None
+    model: nn.Module,
+    spec: Spec,
+    method: Method,
+    trained: Algorithm | None,
+    calibration: Iterable[Tensor] | Tensor,
+    progress: Progress | None,
 ) -> nn.Module:
     spec.check(model)
     if not (spec.weight_scheme.plain or method.any_grid):
         raise refused_scheme(spec.weight_scheme, type(method).__name__)
-    trained = TRAINED.get(spec.algorithm)
     batches = _batches(calibration)
     check_finite(model)
     result = _copy(model)

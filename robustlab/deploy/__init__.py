@@ -5,6 +5,7 @@ from robustlab.deploy.file import ModelFile, read_model_file, save
 from robustlab.deploy.graph import FusedSegment, FusionReport, OptimizedModel, optimize, unoptimized
 from robustlab.deploy.inspection import (
     LayerCost,
+    StoredBytes,
     class_names,
     fingerprint,
     gradient_kind,
@@ -14,6 +15,7 @@ from robustlab.deploy.inspection import (
     model_name,
     scheme,
     stored_bytes,
+    stored_parts,
 )
 from robustlab.deploy.loading import load
 from robustlab.deploy.packed import PackedLayer
@@ -26,6 +28,7 @@ __all__ = [
     "ModelFile",
     "OptimizedModel",
     "PackedLayer",
+    "StoredBytes",
     "StraightThrough",
     "Surrogate",
     "class_names",
@@ -44,5 +47,6 @@ __all__ = [
     "set_surrogate",
     "simulated_twin",
     "stored_bytes",
+    "stored_parts",
     "unoptimized",
 ]

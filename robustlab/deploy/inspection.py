@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from robustlab.compress.composed import Composed
 from robustlab.compress.freeze import FrozenLayer
 from robustlab.compress.layers import CompressedLayer
 from robustlab.compress.parts import Parts
@@ -41,6 +43,32 @@ class LayerCost:
     def bit_operations(self) -> int:
         """macs x weight bits x activation bits."""
         return self.macs * self.weight_bits * self.activation_bits
+
+
+@dataclass(frozen=True)
+class StoredBytes:
+    """Bytes of a model's tensors in its file, and how many weights its packed layers have.
+
+    payload: the bits of packed weights. scales: of packed layers, one per output channel. side: biases of packed
+    layers, and what is composed around them (shifts, factors, output maps, second planes). rest: everything else, such
+    as float layers and stored norms.
+    """
+
+    payload: int
+    scales: int
+    side: int
+    rest: int
+    weights: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.payload + self.scales + self.side + self.rest
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Payload, scales and side data in bits, by the weights of the packed layers; NaN without such layers."""
+        return 8 * (self.payload + self.scales + self.side) / self.weights if self.weights else math.nan
 
 
 def model_name(model: nn.Module) -> str:
@@ -116,26 +144,43 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def stored_parts(model: nn.Module) -> StoredBytes:
+    """Bytes of the tensors in the file `robustlab.save` writes, by what they are."""
+    model = unoptimized(model)
+    payload = scales = side = rest = weights = 0
+    counted: list[str] = []
+    composed: list[str] = []
+    for name, module in model.named_modules():
+        if name.startswith(tuple(counted)):
+            continue
+        inside = f"{name}." if name else ""
+        if isinstance(module, Parts):
+            payload += _parts_weight_bytes(module)
+            scales += module.scales.nbytes
+            side += sum(t.nbytes for t in module.buffers(recurse=False)) - module.scales.nbytes
+            weights += module.scales.shape[1] * _taps(module)
+            counted.append(inside)
+        elif isinstance(module, PackedLayer):
+            payload += _packed_weight_bytes(module)
+            scales += module.scale.nbytes
+            side += 0 if module.bias is None else module.bias.nbytes
+            weights += module.shape[0] * module.weight().taps
+            counted.append(inside)
+        elif isinstance(module, Composed):
+            composed.append(inside)
+    for name, tensor in model.state_dict().items():
+        if name.startswith(tuple(counted)):
+            continue
+        if name.startswith(tuple(composed)):
+            side += tensor.nbytes
+        else:
+            rest += tensor.nbytes
+    return StoredBytes(payload, scales, side, rest, weights)
+
+
 def stored_bytes(model: nn.Module) -> int:
     """Bytes of the tensors in the file `robustlab.save` writes: packed planes, scales, biases, float remainder."""
-    model = unoptimized(model)
-    total = 0
-    inside: list[str] = []
-    for name, module in model.named_modules():
-        if name.startswith(tuple(inside)):
-            continue
-        if isinstance(module, Parts):
-            total += _parts_weight_bytes(module)
-            total += sum(tensor.nbytes for tensor in module.buffers(recurse=False))
-            inside.append(name + ".")
-        elif isinstance(module, PackedLayer):
-            total += _packed_weight_bytes(module)
-            total += module.scale.nbytes + (0 if module.bias is None else module.bias.nbytes)
-            inside.append(name + ".")
-    for name, tensor in model.state_dict().items():
-        if not name.startswith(tuple(inside)):
-            total += tensor.nbytes
-    return total
+    return stored_parts(model).total
 
 
 def _packed_weight_bytes(layer: PackedLayer) -> int:

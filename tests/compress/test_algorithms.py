@@ -27,7 +27,7 @@ from robustlab.compress.algorithms.xnor import SampleScaledSign
 from robustlab.compress.coders import Coder, Moment
 from robustlab.compress.contract import DEPLOYABILITY, Algorithm, Site
 from robustlab.compress.learned import fitted_step, learned, open_clip, stepped
-from robustlab.compress.quantizers import LearnedScaleSign, WeightBinarizer, standardized
+from robustlab.compress.quantizers import LearnedScaleSign, WeightBinarizer, affine_codes, standardized
 from robustlab.core.errors import ArgumentError
 from robustlab.kernels import ConvGeometry
 
@@ -249,6 +249,17 @@ def test_lsq_plus_learns_steps_and_offset_as_defined(snapped: bool) -> None:
         assert "3.35 steps" in str(coder.obstacle())
         coder.make_factorable()
         assert coder.obstacle() is None and coder.spec().zero_point == 3
+
+
+@pytest.mark.parametrize("snapped", [True, False])
+def test_a_whole_offset_of_lsq_plus_rounds_ties_as_the_kernels_do(snapped: bool) -> None:
+    coder = OffsetInput(4, snapped)
+    coder.set_grid(1.0, 5)
+    assert coder.obstacle() is None  # so its values have to be those that are deployed
+    spec = coder.spec()
+    edges = torch.arange(-6, 12) + 0.5
+    codes = affine_codes(edges, torch.tensor(spec.scale), spec.zero_point, spec.bits)
+    assert torch.equal(coder(edges), codes - spec.zero_point)
 
 
 def test_eight_bits_of_grouped_dorefa_are_even() -> None:

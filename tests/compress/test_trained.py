@@ -326,6 +326,19 @@ def test_bad_arguments_are_refused_in_one_line_before_any_work(change: dict[str,
     assert "\n" not in str(caught.value)
 
 
+def test_an_algorithm_of_ones_own_is_what_its_name_would_be() -> None:
+    calibration = problem(16)[0].float() / 255
+    options = {"weights": 4, "activations": 4, "calibration": calibration}
+    own = replace(TRAINED["lsq"], name="mine")
+    model = rl.compress(network(), algorithm=own, **options)
+    assert {entry.algorithm for entry in deployability(model)} == {"mine"}
+    assert fingerprint(deploy(model)) == fingerprint(deploy(made("lsq", 4)))
+    with pytest.raises(ArgumentError, match="statistics_correction is True; allowed: False with algorithm mine"):
+        rl.compress(network(), algorithm=own, statistics_correction=True, **options)
+    with pytest.raises(ArgumentError, match=r"weights, activations is \(1, 1\); .* with algorithm mine"):
+        rl.compress(network(), algorithm=own, **{**options, "weights": 1, "activations": 1})
+
+
 def test_an_output_map_keeps_to_its_size() -> None:
     deployed = deploy(trained("xnor++", 1))
     with pytest.raises(RobustlabError, match="output map"):

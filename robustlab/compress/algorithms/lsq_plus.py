@@ -74,7 +74,7 @@ class OffsetInput(StepInput):
         reach = with_gradient_scale(self.reach(), factor)
         # What is clipped is worth L step + offset, or the offset: zeros that carry these gradients.
         ends = zero * (step - step.detach()) - (reach - reach.detach())
-        if self.snapped:
+        if self.snapped or float(zero).is_integer():
             # Rounded before a whole zero point is added, as the kernels do: ties to even would fall otherwise after it.
             low = -int(zero)
             return without_nan(stepped(x, step, low, self.top + low, ends), x, 0.0)
