@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from robustlab.compress.ptq import Method
+    from robustlab.compress import Spec
     from robustlab.datasets import Dataset
 
 _TEST_IMAGES = 500
@@ -41,12 +42,13 @@ def compress(
         ),
     ] = None,
     algorithm: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Ranges by minmax, moving_average, percentile, mse or kl; with ranges by mse also bias_correction, "
-            "cle, gptq, adaround, brecq, qdrop; or binary."
+            "cle, gptq, adaround, brecq, qdrop; or binary. (default: mse)",
+            show_default=False,
         ),
-    ] = "mse",
+    ] = None,
     statistics_correction: Annotated[
         bool,
         typer.Option(
@@ -56,6 +58,13 @@ def compress(
     iterations: Annotated[
         int | None,
         typer.Option(help="Steps per layer or block of adaround, brecq and qdrop. (default: 500)", show_default=False),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            help="A TOML file of bits, algorithm, seed and exceptions for layers, in place of such options.",
+            show_default=False,
+        ),
     ] = None,
     data: Annotated[
         str,
@@ -76,7 +85,10 @@ def compress(
     epochs: Annotated[int, typer.Option(help="Epochs of straight-through training after calibration; 0 for none.")] = 0,
     training_images: Annotated[int, typer.Option(help="Training images per epoch.")] = 8000,
     learning_rate: Annotated[float, typer.Option(help="Of the training.")] = 5e-4,
-    seed: Annotated[int, typer.Option(help="Of adaround, brecq and qdrop, and of the training.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of adaround, brecq and qdrop, and of the training. (default: 0)", show_default=False),
+    ] = None,
 ) -> None:
     """Quantize or binarize a float model, put it on packed kernels and write it to a file.
 
@@ -86,10 +98,8 @@ def compress(
     """
     from robustlab.cli.live import watch
     from robustlab.cli.twins import calibration_batches
-    from robustlab.compress import TRAINED, TrainConfig, qat
-    from robustlab.compress import compress as make_compressed
-    from robustlab.compress.compress import ALGORITHMS
-    from robustlab.core.errors import check_choice, check_int, check_number, invalid
+    from robustlab.compress import TrainConfig, compress_with, qat
+    from robustlab.core.errors import check_int, check_number, invalid
     from robustlab.deploy import deploy, is_compressed, load, save, stored_bytes
     from robustlab.evaluate.data import open_data
     from robustlab.evaluate.plan import read_batch
@@ -97,50 +107,37 @@ def compress(
     from robustlab.models import info_of, set_info
     from robustlab.report.format import bytes_text, percent_text
 
-    check_choice("--algorithm", algorithm, ALGORITHMS)
-    trained = TRAINED.get(algorithm)
-    signs = algorithm == "binary" if trained is None else not trained.multibit
-    least = 1 if signs or (trained is not None and trained.binary) else 2
-    default = 1 if signs else 8
-    weights, activations = default if weights is None else weights, default if activations is None else activations
-    for option, bits in (("--weights", weights), ("--activations", activations)):
-        if signs and bits != 1:
-            raise invalid(option, bits, f"1 with --algorithm {algorithm}")
-        check_int(option, bits, least, 8)
-    if statistics_correction and (trained is not None or algorithm == "binary"):
-        raise invalid("--statistics-correction", True, f"another --algorithm than {algorithm}")
-    method = _method(algorithm, iterations)
+    told = {
+        "--weights": weights,
+        "--activations": activations,
+        "--algorithm": algorithm,
+        "--statistics-correction": statistics_correction or None,
+        "--iterations": iterations,
+        "--seed": seed,
+    }
+    plan = _planned(told) if spec is None else _read(spec, told)
     check_int("--calibration-images", calibration_images, 1)
     check_int("--epochs", epochs, 0)
     check_int("--training-images", training_images, 1)
     check_number("--learning-rate", learning_rate, 0.0, open_low=True)
-    check_int("--seed", seed, 0, 2**32 - 1)
     _check_target(out)
     network = load(model)
     if is_compressed(network):
         raise invalid("model", model, "a float model; this one is compressed already")
+    plan.check(network)
     tested = open_data(data, [network], image_size=image_size)
     check_answers(model, network, read_batch(tested, [0])[0], tested, _BATCH)
     checkpoint = out.with_name(out.name + ".checkpoint")
     typer.echo(f"calibrating with up to {calibration_images} training images of {tested.name}")
     batches = calibration_batches(data, [network], image_size, calibration_images)
     with watch() as watcher:
-        compressed = make_compressed(
-            network,
-            weights=weights,
-            activations=activations,
-            algorithm=method,
-            statistics_correction=statistics_correction,
-            calibration=batches,
-            seed=seed,
-            progress=watcher,
-        )
+        compressed = compress_with(network, plan, calibration=batches, progress=watcher)
     if epochs:
         images, labels = _training_set(
             open_data(data, [network], split="train", image_size=image_size), training_images
         )
         typer.echo(f"training for {epochs} epochs on {len(images)} images")
-        config = TrainConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
+        config = TrainConfig(epochs=epochs, learning_rate=learning_rate, seed=plan.seed)
         with watch() as watcher:
             records = qat(compressed, images, labels, config, checkpoint=checkpoint, progress=watcher)
         for record in records:
@@ -151,10 +148,7 @@ def compress(
     assert info is not None, "compress attaches the info"
     made = {
         "from": info.name,
-        "algorithm": algorithm,
-        "statistics_correction": statistics_correction,
-        "weights": weights,
-        "activations": activations,
+        **{key: value for key, value in plan.table().items() if key != "made_for"},  # the file holds all shapes
         "calibration_images": calibration_images,
         "epochs": epochs,
         "data": tested.name,
@@ -175,20 +169,52 @@ def compress(
     typer.echo(f"model      {out}")
 
 
-def _method(algorithm: str, iterations: int | None) -> str | Method:
-    """What `compress` takes as its algorithm."""
+def _planned(told: Mapping[str, Any]) -> Spec:
+    """What the options say."""
+    from robustlab.compress import TRAINED, Spec
+    from robustlab.compress.catalogue import ALGORITHMS
     from robustlab.compress.ptq import METHODS
     from robustlab.compress.ptq.reconstruction import Reconstruction
-    from robustlab.core.errors import check_int, invalid
+    from robustlab.core.errors import check_choice, check_int, invalid
 
-    if iterations is None:
-        return algorithm
-    check_int("--iterations", iterations, 1)
-    method = METHODS.get(algorithm)
-    if not isinstance(method, Reconstruction):
-        learning = ", ".join(name for name, other in METHODS.items() if isinstance(other, Reconstruction))
-        raise invalid("--iterations", iterations, f"left out with --algorithm {algorithm}; it is for {learning}")
-    return replace(method, iterations=iterations)
+    algorithm = told["--algorithm"] or "mse"
+    check_choice("--algorithm", algorithm, ALGORITHMS)
+    trained = TRAINED.get(algorithm)
+    signs = algorithm == "binary" if trained is None else not trained.multibit
+    least = 1 if signs or (trained is not None and trained.binary) else 2
+    bits = {}
+    for option in ("--weights", "--activations"):
+        bits[option] = (1 if signs else 8) if told[option] is None else told[option]
+        if signs and bits[option] != 1:
+            raise invalid(option, bits[option], f"1 with --algorithm {algorithm}")
+        check_int(option, bits[option], least, 8)
+    if told["--statistics-correction"] and (trained is not None or algorithm == "binary"):
+        raise invalid("--statistics-correction", True, f"another --algorithm than {algorithm}")
+    iterations = told["--iterations"]
+    if iterations is not None:
+        check_int("--iterations", iterations, 1)
+        if not isinstance(METHODS.get(algorithm), Reconstruction):
+            learning = ", ".join(name for name, other in METHODS.items() if isinstance(other, Reconstruction))
+            raise invalid("--iterations", iterations, f"left out with --algorithm {algorithm}; it is for {learning}")
+    return Spec(
+        weights=bits["--weights"],
+        activations=bits["--activations"],
+        algorithm=algorithm,
+        options={} if iterations is None else {"iterations": iterations},
+        statistics_correction=bool(told["--statistics-correction"]),
+        seed=check_int("--seed", told["--seed"] or 0, 0, 2**32 - 1),
+    )
+
+
+def _read(path: Path, told: Mapping[str, Any]) -> Spec:
+    """What the file says; options that say the same things are refused, so that nobody wonders which of them won."""
+    from robustlab.compress import read_spec
+    from robustlab.core.errors import invalid
+
+    for option, value in told.items():
+        if value is not None:
+            raise invalid(option, value, f"left out with --spec; {path} says it")
+    return read_spec(path)
 
 
 def _check_target(out: Path) -> None:

@@ -15,35 +15,19 @@ from robustlab.compress.algorithms import TRAINED
 from robustlab.compress.contract import Algorithm
 from robustlab.compress.fold import fold_batch_norms
 from robustlab.compress.layers import CompressedConv2d, CompressedLayer, CompressedLinear, numeric_padding
-from robustlab.compress.observers import OBSERVERS, RangeObserver
-from robustlab.compress.ptq import METHODS, Method, Work, correct_statistics
+from robustlab.compress.observers import RangeObserver
+from robustlab.compress.ptq import Method, Work, correct_statistics
 from robustlab.compress.quantizers import ActivationQuantizer
+from robustlab.compress.spec import FIRST_LAST_BITS, Spec
 from robustlab.compress.starting import starting
 from robustlab.compress.structure import Layer, replace, shared_names, trace
-from robustlab.core.errors import ArgumentError, check_choice, check_images, check_int, invalid
+from robustlab.core.errors import ArgumentError, check_images, invalid
 from robustlab.core.frozen import frozen
 from robustlab.core.keys import sample_keys, uniform
 from robustlab.core.progress import Progress, SilentProgress
 from robustlab.models import ModelInfo, info_of, set_info
 
 _log = logging.getLogger(__name__)
-
-ALGORITHMS = {
-    "minmax": "uniform quantizers, ranges from the smallest and largest value seen (Krishnamoorthi 2018)",
-    "moving_average": "uniform quantizers, ranges from averages over batches of smallest and largest (Jacob 2018)",
-    "percentile": "uniform quantizers, ranges from the 0.01 % and 99.99 % quantiles (Nagel 2021)",
-    "mse": "uniform quantizers, ranges with the least squared error (Nagel 2021)",
-    "kl": "uniform quantizers, ranges whose histograms lose the least information (Migacz 2017, TensorRT)",
-    "bias_correction": "mse, and no mean error in any layer's output (Nagel 2019)",
-    "cle": "mse, after cross-layer equalization of the weights (Nagel 2019)",
-    "gptq": "mse, weights rounded column by column with compensation (Frantar 2023)",
-    "adaround": "mse, rounding of weights learned layer by layer (Nagel 2020)",
-    "brecq": "mse, rounding of weights and steps of activations learned block by block (Li 2021)",
-    "qdrop": "brecq with activations quantized at random while it learns (Wei 2022)",
-    "binary": "sign of weights and activations, a scale per output channel; to be trained afterwards",
-    **{name: algorithm.summary for name, algorithm in TRAINED.items()},
-}
-FIRST_LAST_BITS = 8
 
 
 def compress(
@@ -64,9 +48,9 @@ def compress(
 
     weights, activations: bits, 2 to 8 each, or both 1 with ``algorithm="binary"`` or another that takes signs.
     calibration: float32 images (N, 3, H, W) in [0, 1], or an iterable of such batches; no labels.
-    algorithm: one of `ALGORITHMS`: how ranges are found and weights rounded, or what `qat` is to train (see
-    `robustlab.compress.algorithms`); or a `Method` of `robustlab.compress.ptq` with hyper-parameters of its own, as
-    ``AdaRound(iterations=10_000)``.
+    algorithm: one of `robustlab.compress.catalogue.ALGORITHMS`: how ranges are found and weights rounded, or what `qat`
+    is to train (see `robustlab.compress.algorithms`); or a `Method` of `robustlab.compress.ptq` with hyper-parameters
+    of its own, as ``AdaRound(iterations=10_000)``.
     statistics_correction: afterwards give every channel of every layer the mean and deviation that it has in the float
     model, see `robustlab.compress.ptq.correct_statistics`; not with ``binary`` and what training learns.
     first_last_bits: bits of the first and the last layer that run, 2 to 8; None treats them like the others.
@@ -81,22 +65,40 @@ def compress(
     Raises `ArgumentError` for bits outside the ranges, a pattern that matches no layer, a model without such layers,
     calibration without images or with NaN.
     """
-    trained = TRAINED.get(algorithm) if isinstance(algorithm, str) else None
-    method = _method(algorithm)
-    if trained is not None:
-        trained.check_bits("weights, activations", weights, activations)
-    else:
-        _check_bits("weights, activations", weights, activations, binary=algorithm == "binary")
-    check_choice("statistics_correction", statistics_correction, (False, True))
-    if statistics_correction and (trained is not None or algorithm == "binary"):
-        raise invalid("statistics_correction", statistics_correction, f"False with algorithm {algorithm}")
-    check_int("seed", seed, 0, 2**32 - 1)
-    if first_last_bits is not None:
-        check_int("first_last_bits", first_last_bits, 2, 8)
+    spec = Spec(
+        weights=weights,
+        activations=activations,
+        algorithm="mse" if isinstance(algorithm, Method) else algorithm,
+        statistics_correction=statistics_correction,
+        first_last_bits=first_last_bits,
+        layers={} if layers is None else layers,
+        keep_float=keep_float,
+        seed=seed,
+    )
+    method = algorithm if isinstance(algorithm, Method) else spec.method()
+    return _compressed(model, spec, method, calibration, progress)
+
+
+def compress_with(
+    model: nn.Module, spec: Spec, *, calibration: Iterable[Tensor] | Tensor, progress: Progress | None = None
+) -> nn.Module:
+    """`compress` with everything but model and images from a `Spec`, as `read_spec` gives it.
+
+    Example: ``compress_with(model, read_spec("w4.toml"), calibration=images)``.
+    Raises what `compress` raises, and `ArgumentError` for a model that is not what `spec.made_for` says.
+    """
+    return _compressed(model, spec, spec.method(), calibration, progress)
+
+
+def _compressed(
+    model: nn.Module, spec: Spec, method: Method, calibration: Iterable[Tensor] | Tensor, progress: Progress | None
+) -> nn.Module:
+    spec.check(model)
+    trained = TRAINED.get(spec.algorithm)
     batches = _batches(calibration)
     result = _copy(model)
     probe = _probe(result, batches[0])
-    schemes, left, ends = _schemes(result, probe, (weights, activations), first_last_bits, layers or {}, keep_float)
+    schemes, left, ends = _schemes(result, probe, spec)
     chosen = {name: _algorithm_of(trained, bits, end=name in ends) for name, bits in schemes.items()}
     keeping = {name for name, of in chosen.items() if of is not None or schemes[name] == (1, 1)}
     fold_batch_norms(result, probe, skip=keeping)
@@ -117,11 +119,11 @@ def compress(
         _log.info("left in float: %s", ", ".join(left))
     with starting(result, schemes):
         calibrate(result, batches, method.observer, only=schemes, progress=progress)
-    work = Work(result, reference, tuple(schemes), batches, seed, progress or SilentProgress())
+    work = Work(result, reference, tuple(schemes), batches, spec.seed, progress or SilentProgress())
     method.apply(work)
-    if statistics_correction:
+    if spec.statistics_correction:
         correct_statistics(work)
-    return set_info(result, _info(model, probe, left, f"w{weights}a{activations}"))
+    return set_info(result, _info(model, probe, left, f"w{spec.weights}a{spec.activations}"))
 
 
 def calibrate(
@@ -165,24 +167,6 @@ def calibrate(
         progress.finish()
 
 
-def _method(algorithm: str | Method) -> Method:
-    if isinstance(algorithm, Method):
-        return algorithm
-    check_choice("algorithm", algorithm, ALGORITHMS)
-    return METHODS.get(algorithm) or Method(algorithm if algorithm in OBSERVERS else "mse")
-
-
-def _check_bits(argument: str, weights: object, activations: object, *, binary: bool) -> None:
-    if binary:
-        if (weights, activations) != (1, 1):
-            raise invalid(argument, (weights, activations), "(1, 1) with algorithm binary")
-        return
-    for name, value in (("weights", weights), ("activations", activations)):
-        if value == 1:
-            raise invalid(name, value, "a whole number from 2 to 8, or 1 for both with algorithm binary")
-        check_int(name, value, 2, 8)
-
-
 def _batches(calibration: Iterable[Tensor] | Tensor) -> list[Tensor]:
     batches = [calibration] if isinstance(calibration, Tensor) else list(calibration)
     for index, batch in enumerate(batches):
@@ -216,12 +200,7 @@ def _probe(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _schemes(
-    model: nn.Module,
-    probe: Tensor,
-    default: tuple[int, int],
-    first_last_bits: int | None,
-    layers: Mapping[str, tuple[int, int]],
-    keep_float: Sequence[str],
+    model: nn.Module, probe: Tensor, spec: Spec
 ) -> tuple[dict[str, tuple[int, int]], tuple[str, ...], set[str]]:
     """({layer: (weight bits, activation bits)}, names left float, layers of `first_last_bits`), in running order."""
     order = trace(model, probe).order
@@ -230,27 +209,23 @@ def _schemes(
     ends = (order[0], order[-1]) if order else ()
     if not able:
         raise invalid("model", type(model).__name__, "a model with nn.Conv2d or nn.Linear layers")
-    for pattern in (*layers, *keep_float):
+    for pattern in (*spec.layers, *spec.keep_float):
         if not fnmatch.filter(able, pattern):
             raise invalid("layer pattern", pattern, f"a pattern that matches one of {', '.join(able)}")
-    for pattern, bits in layers.items():
-        if not (isinstance(bits, (tuple, list)) and len(bits) == 2):
-            raise invalid(f"bits of {pattern}", bits, "(weight bits, activation bits)")
-        _check_bits(f"bits of {pattern}", *bits, binary=tuple(bits) == (1, 1))
     schemes: dict[str, tuple[int, int]] = {}
     edges: set[str] = set()
     for name in able:
-        bits = default
-        if first_last_bits is not None and name in ends:
-            bits = (first_last_bits, first_last_bits)
+        bits = (spec.weights, spec.activations)
+        if spec.first_last_bits is not None and name in ends:
+            bits = (spec.first_last_bits, spec.first_last_bits)
             edges.add(name)
-        for pattern, chosen in layers.items():
+        for pattern, chosen in spec.layers.items():
             if fnmatch.fnmatchcase(name, pattern):
                 bits = (chosen[0], chosen[1])
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in keep_float):
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in spec.keep_float):
             schemes[name] = bits
     if not schemes:
-        raise ArgumentError(f"keep_float is {list(keep_float)}; allowed: patterns that leave a layer to compress")
+        raise ArgumentError(f"keep_float is {list(spec.keep_float)}; allowed: patterns that leave a layer to compress")
     weighted = (name for name, module in model.named_modules() if _holds_matrices(module))
     return schemes, tuple(name for name in weighted if name not in schemes), edges
 

@@ -19,7 +19,8 @@ from rich.live import Live
 from robustlab import __version__
 from robustlab.cli import run
 from robustlab.cli.live import LiveTable, Work, relative_cost
-from robustlab.deploy import save
+from robustlab.compress import Spec, made_for, write_spec
+from robustlab.deploy import load, read_model_file, save
 from robustlab.models import ModelInfo, build, set_info
 
 COMMANDS = ("evaluate", "compress", "show", "list", "doctor")
@@ -129,6 +130,12 @@ def test_help_does_not_import_torch() -> None:
         ),
         (["compress", "m", "--out", "m.safetensors", "--epochs", "-1"], ["--epochs is -1"]),
         (["compress", "m", "--out", "m.safetensors", "--learning-rate", "0"], ["--learning-rate is 0"]),
+        (["compress", "m", "--out", "m.safetensors", "--seed", "-1"], ["--seed is -1"]),
+        (["compress", "m", "--out", "m.safetensors", "--spec", "no.toml"], ["spec is 'no.toml'", "an existing TOML"]),
+        (
+            ["compress", "m", "--out", "m.safetensors", "--spec", "no.toml", "-w", "4"],
+            ["--weights is 4", "left out with --spec"],
+        ),
         (["compress", "m", "--out", "no/folder/m.safetensors"], ["--out is 'no/folder/m.safetensors'"]),
     ],
 )
@@ -301,6 +308,22 @@ def test_compress_takes_every_kind_of_algorithm(
     assert run(["show", "small.safetensors"]) == 0
     text = capsys.readouterr().out
     assert algorithm[0] in text and "provenance.compressed.statistics_correction" in text
+
+
+def test_compress_does_what_a_spec_says(here: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["compress", str(tiny), "--calibration-images", "16", "--out"]
+    assert run([*base, "one.safetensors", "-w", "3", "-a", "4", "--algorithm", "gptq", "--seed", "7"]) == 0
+    spec = Spec(3, 4, "gptq", seed=7, made_for=made_for(load(tiny)), notes={"why": "a test"})
+    assert run([*base, "two.safetensors", "--spec", str(write_spec(spec, "spec.toml"))]) == 0
+    one, two = (read_model_file(name) for name in ("one.safetensors", "two.safetensors"))
+    assert one.metadata.selftest == two.metadata.selftest
+    made = [file.metadata.provenance["compressed"] for file in (one, two)]
+    assert made[1].pop("notes") == {"why": "a test"}
+    assert made[0] == made[1]
+    assert (made[0]["weights"], made[0]["activations"], made[0]["algorithm"], made[0]["seed"]) == (3, 4, "gptq", 7)
+    line = refused(capsys, "compress", "robustlab:signs_float", "--spec", "spec.toml", "--out", "three.safetensors")
+    assert "what the spec of robustlab:signs_resnet was made for" in line
+    assert not Path("three.safetensors").exists()
 
 
 def test_the_live_table_fills_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import robustlab as rl
 from robustlab.compress import TRAINED, TrainConfig, freeze
-from robustlab.compress.compress import ALGORITHMS
+from robustlab.compress.catalogue import ALGORITHMS
 from robustlab.compress.layers import CompressedConv2d, CompressedLayer
 from robustlab.compress.observers import OBSERVERS
 from robustlab.compress.ptq import METHODS, AdaRound, Method, QDrop, Work, correct_statistics
