@@ -7,6 +7,7 @@ caller; `robustlab.evaluate.allocation` has costs in bytes and microseconds, and
 """
 
 from robustlab.compress.allocation.budget import Budget, parse_budget
+from robustlab.compress.allocation.emit import allocation_spec
 from robustlab.compress.allocation.ledger import Ledger
 from robustlab.compress.allocation.problem import Bits, Problem, bits_text
 from robustlab.compress.allocation.sensitivity import Score, sensitivities
@@ -21,6 +22,7 @@ __all__ = [
     "Problem",
     "Score",
     "Variants",
+    "allocation_spec",
     "bits_text",
     "make_variants",
     "parse_budget",

@@ -36,7 +36,7 @@ class Problem:
     unit: str = "bytes"
 
     def __post_init__(self) -> None:
-        if {n: list(v) for n, v in self.costs.items()} != {n: list(v) for n, v in self.losses.items()}:
+        if {n: set(v) for n, v in self.costs.items()} != {n: set(v) for n, v in self.losses.items()}:
             raise invalid("losses", sorted(self.losses), "those of the layers and choices that costs has")
         if not self.costs:
             raise invalid("costs", {}, "at least one layer")
@@ -57,7 +57,7 @@ class Problem:
 
     def loss(self, allocation: Mapping[str, Bits]) -> float:
         """Sum of the sensitivities, added in running order."""
-        return float(sum(layer[allocation[name]] for name, layer in self.losses.items()))
+        return float(sum(self.losses[name][allocation[name]] for name in self.costs))
 
     def solve(self, budget: int) -> Allocation:
         """The allocation with the least loss that costs at most `budget`; see `robustlab.compress.allocation.solve`.
@@ -66,7 +66,7 @@ class Problem:
         """
         self.check_budget(budget)
         costs = [list(layer.values()) for layer in self.costs.values()]
-        losses = [list(layer.values()) for layer in self.losses.values()]
+        losses = [[self.losses[name][bits] for bits in layer] for name, layer in self.costs.items()]
         picks = solve(costs, losses, budget - self.fixed)
         return {name: list(layer)[pick] for (name, layer), pick in zip(self.costs.items(), picks, strict=True)}
 

@@ -27,7 +27,7 @@ def solve(costs: Sequence[Sequence[int]], losses: Sequence[Sequence[float]], bud
         rest.append(rest[-1] + min(layer))
     rest.reverse()
     if rest[0] > budget:
-        raise ArgumentError(f"budget is {budget}; allowed: a whole number >= {rest[0]}, the cost of the cheapest choices")
+        raise ArgumentError(f"budget is {budget}; allowed: at least {rest[0]}, the cost of the cheapest choices")
     cost, loss = np.zeros(1, dtype=np.int64), np.zeros(1)
     history: list[tuple[np.ndarray, np.ndarray]] = []  # per layer: the choice of each state, and the state before it
     for index, (prices, values) in enumerate(zip(costs, losses, strict=True)):

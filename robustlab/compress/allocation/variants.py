@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as with_fields
 
 from torch import Tensor, nn
 
 from robustlab.compress.algorithms import TRAINED
 from robustlab.compress.allocation.problem import Bits, bits_text
-from robustlab.compress.compress import ALGORITHMS, FIRST_LAST_BITS, compress
+from robustlab.compress.catalogue import ALGORITHMS
+from robustlab.compress.compress import compress_with
 from robustlab.compress.fold import fold_batch_norms
 from robustlab.compress.freeze import freeze
 from robustlab.compress.layers import CompressedLayer
-from robustlab.compress.ptq import METHODS
+from robustlab.compress.spec import Spec
 from robustlab.compress.structure import replace, trace
 from robustlab.core.errors import check_int, invalid
 from robustlab.core.progress import Progress
@@ -49,11 +51,8 @@ def make_variants(
     model: nn.Module,
     calibration: Iterable[Tensor] | Tensor,
     choices: Sequence[Bits] = DEFAULT_CHOICES,
+    spec: Spec | None = None,
     *,
-    algorithm: str = "mse",
-    first_last_bits: int | None = FIRST_LAST_BITS,
-    keep_float: Sequence[str] = (),
-    seed: int = 0,
     finish: Callable[[nn.Module], nn.Module] = freeze,
     progress: Progress | None = None,
 ) -> Variants:
@@ -63,31 +62,24 @@ def make_variants(
     ranges a layer here is the layer that `compress` makes with all others in float, bit for bit; with those that round
     layer after layer (gptq, adaround, brecq, qdrop) it was rounded behind layers of the same bits.
 
-    choices: (weight bits, activation bits), 2 to 8 each, all different. algorithm: one that needs no training.
-    first_last_bits: bits of the first and the last layer, which then have no choice; None gives them the others'.
+    choices: (weight bits, activation bits), 2 to 8 each, all different. spec: all else that `compress` is told. Its
+    algorithm must need no training, and layers that it gives bits of their own, the first and the last one among them,
+    have no other choice. A statistics correction is for the whole network and left out here.
     finish: what makes the exact layers, `freeze` or `robustlab.deploy.deploy`.
     Raises `ArgumentError` as `compress` does, and for a model that is compressed already.
     """
     check_choices(choices)
-    if algorithm not in ALLOCATED:
-        raise invalid("algorithm", algorithm, f"one that needs no training: {', '.join(ALLOCATED)}")
+    spec = with_fields(spec or Spec(), statistics_correction=False)
+    if spec.algorithm not in ALLOCATED:
+        raise invalid("algorithm", spec.algorithm, f"one that needs no training: {', '.join(ALLOCATED)}")
     if any(isinstance(module, CompressedLayer) for module in model.modules()):
         raise invalid("model", type(model).__name__, "a float model; this one is compressed already")
     batches = [calibration] if isinstance(calibration, Tensor) else list(calibration)
     layers: dict[str, dict[Bits, nn.Module]] = {}
     networks: dict[Bits, nn.Module] = {}
     for weights, activations in sorted(choices):
-        simulated = compress(
-            model,
-            weights=weights,
-            activations=activations,
-            calibration=batches,
-            algorithm=algorithm,
-            first_last_bits=first_last_bits,
-            keep_float=keep_float,
-            seed=seed,
-            progress=progress,
-        )
+        planned = with_fields(spec, weights=weights, activations=activations)
+        simulated = compress_with(model, planned, calibration=batches, progress=progress)
         network = finish(simulated)
         networks[weights, activations] = network
         for name in trace(simulated, batches[0][:1]).order:
@@ -97,8 +89,7 @@ def make_variants(
                 layers.setdefault(name, {}).setdefault(bits, network.get_submodule(name))
     base = copy.deepcopy(model).eval()
     fold_batch_norms(base, batches[0][:4])
-    if algorithm in METHODS:
-        METHODS[algorithm].prepare(base, batches[0][:4])
+    spec.method().prepare(base, batches[0][:4])
     return Variants(base, layers, networks)
 
 

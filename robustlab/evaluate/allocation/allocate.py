@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from robustlab.compress import Spec
 from robustlab.compress.allocation import (
     DEFAULT_CHOICES,
     Bits,
@@ -20,7 +21,6 @@ from robustlab.compress.allocation import (
     parse_budget,
     sensitivities,
 )
-from robustlab.compress.compress import FIRST_LAST_BITS
 from robustlab.core import Progress
 from robustlab.core.digest import update_digest
 from robustlab.core.errors import check_choice
@@ -61,10 +61,7 @@ def allocate(
     cost: str = "bytes",
     score: str | Sequence[str] = "clean",
     choices: Sequence[Bits] = DEFAULT_CHOICES,
-    algorithm: str = "mse",
-    first_last_bits: int | None = FIRST_LAST_BITS,
-    keep_float: Sequence[str] = (),
-    seed: int = 0,
+    spec: Spec | None = None,
     ledger: Path | None = None,
     progress: Progress | None = None,
 ) -> Allocated:
@@ -72,32 +69,31 @@ def allocate(
 
     calibration: batches that set activation ranges. images, labels: what the sensitivities are measured on; neither
     should be what the result is judged on. budget: as `robustlab.compress.allocation.parse_budget` takes it. cost:
-    ``bytes`` of the file, or ``latency`` of this machine at batch 1. score: see
-    `robustlab.evaluate.allocation.make_score`. ledger: a JSON file that keeps the sensitivities: a run that was killed
-    goes on, and another budget or cost measures none again.
+    ``bytes`` of the file, or ``latency`` of this machine at batch 1. score: see `make_score`. spec: all else that
+    `compress` is to be told, see `robustlab.compress.allocation.make_variants`; its seed is that of corruptions and
+    attacks too. ledger: a JSON file that keeps the sensitivities: a run that was killed goes on, and another budget or
+    cost measures none again.
     The same arguments give the same bits, but for ``latency``, which is measured anew.
     Raises `ArgumentError` before anything is measured where it can: bad names, bits, a budget that cannot be read; and
     for an infeasible budget one that names the smallest feasible one.
     """
     check_choice("cost", cost, COSTS)
+    spec = spec or Spec()
     wanted = parse_budget(budget) if isinstance(budget, str) else budget
     conditions = score_conditions(score)
     variants = make_variants(
         model,
         calibration,
         choices,
-        algorithm=algorithm,
-        first_last_bits=first_last_bits,
-        keep_float=keep_float,
-        seed=seed,
+        spec,
         finish=deploy,
         progress=progress,
     )
     costs = byte_costs(variants) if cost == "bytes" else latency_costs(variants, images, progress=progress)
     nothing = {name: dict.fromkeys(layer, 0.0) for name, layer in costs.layers.items()}
     limit = wanted.within(Problem(costs.layers, nothing, costs.fixed, costs.unit))
-    judged = make_score(conditions, variants.base, images, labels, seed=seed)
-    identity = _identity(variants, judged, algorithm)
+    judged = make_score(conditions, variants.base, images, labels, seed=spec.seed)
+    identity = _identity(variants, judged)
     losses = sensitivities(variants, judged, ledger=Ledger(ledger, identity), progress=progress)
     problem = Problem(costs.layers, losses, costs.fixed, costs.unit)
     return _solved(variants, problem, limit, judged, images, costs, progress)
@@ -134,10 +130,9 @@ def _solved(
     )
 
 
-def _identity(variants: Variants, score: KLScore, algorithm: str) -> str:
+def _identity(variants: Variants, score: KLScore) -> str:
     """What sensitivities depend on: the layers they are measured with, the network around them, and the images."""
-    digest = hashlib.sha256(f"{algorithm}|{score.conditions}|".encode())
-    digest.update(fingerprint(variants.base).encode())
+    digest = hashlib.sha256(fingerprint(variants.base).encode())
     update_digest(digest, "images", score.images)
     update_digest(digest, "reference", score.reference)
     for network in variants.networks.values():
