@@ -120,8 +120,8 @@ def verdict(differences: list[Difference]) -> list[str]:
             lines += [f"  - {word}: {d.arm}, {d.family}, mean {d.mean} bits: {interval(d)}" for d in found]
     count = len(FAMILIES) * len(MEANS) * len(CLAIMS) * len(ROBUST)
     return [
-        f"Decided by intervals that hold for all {count} comparisons at once (Bonferroni); shown are the 95 % intervals "
-        "of single ones.",
+        f"Decided by intervals that hold for all {count} comparisons at once (Bonferroni); shown are 95 % intervals of "
+        "single ones.",
         "",
         *lines,
     ]

@@ -73,7 +73,7 @@ def score_conditions(score: str | Sequence[str]) -> tuple[str, ...]:
 def make_score(
     score: str | Sequence[str], model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0
 ) -> KLScore:
-    """The score on `images`, shown under the conditions of `score` in turn: image i under the (i modulo their number)th.
+    """The score on `images`, shown under the conditions of `score` in turn: image i under number i modulo their count.
 
     An attack is made once, on the float `model`, and all networks are shown its images: a boundary that a layer's
     rounding moves shows where images lie at the boundary, and an attack for every layer and choice would cost a

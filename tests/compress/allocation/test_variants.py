@@ -88,7 +88,7 @@ def test_methods_that_change_the_network_agree_with_its_base(algorithm: str, net
     with torch.no_grad():
         wanted, scale = net(images), net(images).abs().max()
         assert torch.allclose(variants.base(images), wanted, atol=1e-3 * float(scale))
-        every = {name: (8, 8) for name in variants.layers}
+        every = dict.fromkeys(variants.layers, (8, 8))
         assert torch.allclose(variants.mixed(every)(images), wanted, atol=0.05 * float(scale))
 
 
