@@ -117,7 +117,7 @@ def allocate(
     from robustlab.evaluate.probe import check_answers
 
     limit = parse_budget(budget)
-    check_choice("--cost", cost, COSTS)
+    limit.check_unit(COSTS[check_choice("--cost", cost, COSTS)])
     conditions = score_conditions(score)
     pairs = _pairs(choices)
     check_choices(pairs)

@@ -140,6 +140,7 @@ def test_help_does_not_import_torch() -> None:
         (["allocate", "m", "--out", "s.toml"], ["--budget"]),
         (["allocate", "m", "--out", "s.toml", "-b", "much"], ["budget is 'much'", "4bits"]),
         (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--cost", "energy"], ["--cost is 'energy'", "latency"]),
+        (["allocate", "m", "--out", "s.toml", "-b", "300us"], ["budget is '300000 ns'", "a size, as 140kB"]),
         (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--score", "cleen"], ["score is 'cleen'", "corruption"]),
         (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--choices", "w9a9"], ["--choices is 'w9a9'", "w2a2"]),
         (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--choices", "w4a4,w4a4"], ["'w4a4'", "each choice once"]),

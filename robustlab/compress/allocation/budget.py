@@ -46,10 +46,8 @@ class Budget:
         Raises `ArgumentError` for a budget in another unit, for bits outside the widths that all layers can have, and
         for a budget below the cheapest allocation.
         """
-        if self.kind in ("bytes", "ns"):
-            if self.kind != problem.unit:
-                wanted = "a size, as 140kB" if problem.unit == "bytes" else "a time, as 300us"
-                raise invalid("budget", f"{self.value:g} {self.kind}", f"{wanted}, bits or a share such as 0.8x")
+        self.check_unit(problem.unit)
+        if self.kind == problem.unit:
             return problem.check_budget(int(self.value))
         by_width: dict[int, int] = {}
         for (weights, _), allocation in problem.uniforms().items():
@@ -65,6 +63,12 @@ class Budget:
         high = min(width for width in widths if width >= self.value)
         part = 0.0 if low == high else (self.value - low) / (high - low)
         return problem.check_budget(by_width[low] + int(part * (by_width[high] - by_width[low])))
+
+    def check_unit(self, unit: str) -> None:
+        """Raise `ArgumentError` for a size where costs are in ``ns``, and for a time where they are in ``bytes``."""
+        if self.kind in ("bytes", "ns") and self.kind != unit:
+            wanted = "a size, as 140kB" if unit == "bytes" else "a time, as 300us"
+            raise invalid("budget", f"{self.value:g} {self.kind}", f"{wanted}, bits or a share such as 0.8x")
 
 
 def parse_budget(text: str) -> Budget:

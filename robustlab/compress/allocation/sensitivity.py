@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Protocol
 
 from torch import nn
 
@@ -13,8 +13,12 @@ from robustlab.compress.allocation.variants import Variants
 from robustlab.core.errors import invalid
 from robustlab.core.progress import Progress, SilentProgress
 
-Score = Callable[[nn.Module], float]
-"""How far a model is from the float one, in any unit that adds up; 0 for the float model itself."""
+
+class Score(Protocol):
+    """How far a model is from the float one, in any unit that adds up; 0 for the float model itself."""
+
+    def __call__(self, model: nn.Module, /) -> float:
+        """A finite number."""
 
 
 def sensitivities(

@@ -25,10 +25,11 @@ from robustlab.core import Progress
 from robustlab.core.digest import update_digest
 from robustlab.core.errors import check_choice
 from robustlab.deploy import deploy, fingerprint
-from robustlab.evaluate.allocation.costs import Costs, byte_costs, latency_costs, network_nanoseconds
+from robustlab.evaluate.allocation.costs import byte_costs, latency_costs, network_nanoseconds
 from robustlab.evaluate.allocation.scores import KLScore, make_score, score_conditions
 
-COSTS = ("bytes", "latency")
+COSTS = {"bytes": "bytes", "latency": "ns"}
+"""What can be counted, and its unit."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +81,17 @@ def allocate(
     check_choice("cost", cost, COSTS)
     spec = spec or Spec()
     wanted = parse_budget(budget) if isinstance(budget, str) else budget
+    wanted.check_unit(COSTS[cost])
     conditions = score_conditions(score)
-    variants = make_variants(
-        model,
-        calibration,
-        choices,
-        spec,
-        finish=deploy,
-        progress=progress,
-    )
+    variants = make_variants(model, calibration, choices, spec, finish=deploy, progress=progress)
     costs = byte_costs(variants) if cost == "bytes" else latency_costs(variants, images, progress=progress)
     nothing = {name: dict.fromkeys(layer, 0.0) for name, layer in costs.layers.items()}
     limit = wanted.within(Problem(costs.layers, nothing, costs.fixed, costs.unit))
-    judged = make_score(conditions, variants.base, images, labels, seed=spec.seed)
+    judged = make_score(conditions, variants.base, images, labels, seed=spec.seed, progress=progress)
     identity = _identity(variants, judged)
     losses = sensitivities(variants, judged, ledger=Ledger(ledger, identity), progress=progress)
     problem = Problem(costs.layers, losses, costs.fixed, costs.unit)
-    return _solved(variants, problem, limit, judged, images, costs, progress)
+    return _solved(variants, problem, limit, judged, images, progress)
 
 
 def _solved(
@@ -105,7 +100,6 @@ def _solved(
     limit: int,
     score: KLScore,
     images: Tensor,
-    costs: Costs,
     progress: Progress | None,
 ) -> Allocated:
     chosen = problem.solve(limit)
@@ -116,7 +110,7 @@ def _solved(
         bits, same = beside
         uniform = (bits, problem.cost(same), problem.loss(same), score(variants.mixed(same)))
     retimed = None
-    if costs.unit == "ns":
+    if problem.unit == "ns":
         retimed = network_nanoseconds({"chosen": network}, images, progress=progress)["chosen"]
     return Allocated(
         layers=chosen,

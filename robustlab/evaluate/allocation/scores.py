@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlab.core import Tiled, frozen
+from robustlab.core import Progress, SilentProgress, Tiled, frozen
 from robustlab.core.errors import check_images, check_labels, invalid
 from robustlab.core.keys import sample_keys
 from robustlab.core.tiles import tiles
@@ -71,7 +71,13 @@ def score_conditions(score: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def make_score(
-    score: str | Sequence[str], model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0
+    score: str | Sequence[str],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> KLScore:
     """The score on `images`, shown under the conditions of `score` in turn: image i under number i modulo their count.
 
@@ -89,14 +95,20 @@ def make_score(
     check_labels(labels, len(images))
     if not len(images):
         raise invalid("images", "no images", "at least one image")
+    progress = progress or SilentProgress()
     shown = images.clone()
-    for turn, condition in enumerate(check_conditions(keys)):
-        rows = torch.arange(turn, len(images), len(keys))
-        for start, stop in tiles(len(rows), _BATCH):
-            part = rows[start:stop]
-            draws = sample_keys(seed, condition.key, part)
-            attacked = Tiled(model) if condition.depends_on_model else None
-            shown[part] = condition.show(images[part], labels[part], draws, attacked).images
+    progress.start("images", len(images))
+    try:
+        for turn, condition in enumerate(check_conditions(keys)):
+            rows = torch.arange(turn, len(images), len(keys))
+            for start, stop in tiles(len(rows), _BATCH):
+                part = rows[start:stop]
+                draws = sample_keys(seed, condition.key, part)
+                attacked = Tiled(model) if condition.depends_on_model else None
+                shown[part] = condition.show(images[part], labels[part], draws, attacked).images
+                progress.advance(len(part), condition.key)
+    finally:
+        progress.finish()
     reference = log_probabilities(model, shown)
     if not bool(torch.isfinite(reference).all()):
         raise invalid("model", "logits with NaN or infinity", "finite logits on all images")
