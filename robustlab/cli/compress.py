@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from robustlab.compress import Spec
+    from robustlab.compress import Spec, WeightScheme
     from robustlab.datasets import Dataset
 
 _TEST_IMAGES = 500
@@ -54,6 +54,24 @@ def compress(
         typer.Option(
             "--statistics-correction", help="Give every channel its float mean and deviation back; not with binary."
         ),
+    ] = False,
+    granularity: Annotated[
+        str | None,
+        typer.Option(
+            help="Which weights share a scale: tensor, channel or group; not with gptq, adaround, brecq, qdrop, binary "
+            "and what is trained. (default: channel)",
+            show_default=False,
+        ),
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Input channels that share a scale with --granularity group, a multiple of 64. (default: 64)",
+            show_default=False,
+        ),
+    ] = None,
+    affine: Annotated[
+        bool, typer.Option("--affine", help="Give weights zero points; with the algorithms that --granularity is for.")
     ] = False,
     iterations: Annotated[
         int | None,
@@ -112,6 +130,9 @@ def compress(
         "--activations": activations,
         "--algorithm": algorithm,
         "--statistics-correction": statistics_correction or None,
+        "--granularity": granularity,
+        "--group-size": group_size,
+        "--affine": affine or None,
         "--iterations": iterations,
         "--seed": seed,
     }
@@ -202,8 +223,29 @@ def _planned(told: Mapping[str, Any]) -> Spec:
         algorithm=algorithm,
         options={} if iterations is None else {"iterations": iterations},
         statistics_correction=bool(told["--statistics-correction"]),
+        weight_scheme=_weight_scheme(told, algorithm),
         seed=check_int("--seed", told["--seed"] or 0, 0, 2**32 - 1),
     )
+
+
+def _weight_scheme(told: Mapping[str, Any], algorithm: str) -> WeightScheme:
+    from robustlab.compress import WeightScheme
+    from robustlab.compress.catalogue import takes_any_grid
+    from robustlab.compress.weight_grid import GRANULARITIES, WORD
+    from robustlab.core.errors import check_choice, check_int, invalid
+
+    granularity, size = told["--granularity"] or "channel", told["--group-size"]
+    check_choice("--granularity", granularity, GRANULARITIES)
+    if size is not None:
+        check_int("--group-size", size, WORD)
+        if size % WORD:
+            raise invalid("--group-size", size, f"a multiple of {WORD}")
+        if granularity != "group":
+            raise invalid("--group-size", size, f"left out with --granularity {granularity}")
+    for option, value in (("--granularity", granularity), ("--affine", told["--affine"])):
+        if value not in ("channel", None) and not takes_any_grid(algorithm):
+            raise invalid(option, value, f"another --algorithm than {algorithm}")
+    return WeightScheme(granularity, not told["--affine"], WORD if size is None else size)
 
 
 def _read(path: Path, told: Mapping[str, Any]) -> Spec:

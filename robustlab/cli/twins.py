@@ -26,11 +26,21 @@ _BATCH = 128
 def calibration_batches(
     data: str, models: Sequence[nn.Module], image_size: int | None, count: int = CALIBRATION_IMAGES
 ) -> list[Tensor]:
-    """Up to `count` images of a data set's training split, evenly spread over it; raises `DataError` without one."""
+    """Up to `count` images of a data set's training split, evenly spread over it.
+
+    Raises `DataError` without one, and for images of one class alone, whose ranges would not be those of the others.
+    """
     training = open_data(data, models, split="train", image_size=image_size)
     count = min(count, len(training))
     chosen = [index * len(training) // count for index in range(count)]
-    return [training.batch(chosen[start : start + _BATCH])[0] for start in range(0, count, _BATCH)]
+    batches = [training.batch(chosen[start : start + _BATCH]) for start in range(0, count, _BATCH)]
+    found = sorted({int(label) for _, labels in batches for label in labels})
+    if len(found) == 1:
+        name = training.class_names[found[0]]
+        raise DataError(
+            f"the {count} calibration images of {training.name} are all of class {name}; allowed: at least two classes"
+        )
+    return [images for images, _ in batches]
 
 
 def _wanted(schemes: Sequence[str] | None, all_float: bool) -> list[str]:

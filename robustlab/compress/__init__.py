@@ -14,6 +14,7 @@ from robustlab.compress.deployable import LayerDeployability, deployability
 from robustlab.compress.freeze import freeze
 from robustlab.compress.spec import MadeFor, Spec, describe_layers, made_for, read_spec, write_spec
 from robustlab.compress.training import TrainConfig, fit, qat
+from robustlab.compress.weight_grid import WeightScheme
 
 __all__ = [
     "DEPLOYABILITY",
@@ -24,6 +25,7 @@ __all__ = [
     "MadeFor",
     "Spec",
     "TrainConfig",
+    "WeightScheme",
     "check_model",
     "compress",
     "compress_with",

@@ -49,6 +49,11 @@ def method_of(algorithm: str, options: Mapping[str, object] | None = None) -> Me
         raise ArgumentError(f"options of {algorithm}: {error}") from error
 
 
+def takes_any_grid(algorithm: str) -> bool:
+    """Whether weights of every `WeightScheme` can have it; else they are symmetric with a scale per output channel."""
+    return algorithm not in TRAINED and algorithm != "binary" and method_of(algorithm).any_grid
+
+
 def _check_kind(what: str, value: object, default: object) -> None:
     """A value of the kind that the default is: methods check ranges themselves."""
     if isinstance(default, (bool, str)):

@@ -18,9 +18,11 @@ from robustlab.compress.layers import CompressedConv2d, CompressedLayer, Compres
 from robustlab.compress.observers import RangeObserver
 from robustlab.compress.ptq import Method, Work, correct_statistics
 from robustlab.compress.quantizers import ActivationQuantizer
-from robustlab.compress.spec import FIRST_LAST_BITS, Spec
+from robustlab.compress.spec import FIRST_LAST_BITS, Spec, refused_scheme
 from robustlab.compress.starting import starting
 from robustlab.compress.structure import Layer, replace, shared_names, trace
+from robustlab.compress.suitable import check_finite, check_signs, check_zeros, watched
+from robustlab.compress.weight_grid import PLAIN, WeightScheme
 from robustlab.core.errors import ArgumentError, check_images, invalid
 from robustlab.core.frozen import frozen
 from robustlab.core.keys import sample_keys, uniform
@@ -41,6 +43,7 @@ def compress(
     first_last_bits: int | None = FIRST_LAST_BITS,
     layers: Mapping[str, tuple[int, int]] | None = None,
     keep_float: Sequence[str] = (),
+    weight_scheme: WeightScheme = PLAIN,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> nn.Module:
@@ -56,6 +59,8 @@ def compress(
     first_last_bits: bits of the first and the last layer that run, 2 to 8; None treats them like the others.
     layers: name pattern (`fnmatch`) -> (weight bits, activation bits), later patterns win over earlier ones.
     keep_float: name patterns of layers that stay float.
+    weight_scheme: which weights share a scale, and whether codes are symmetric, see `WeightScheme`; another than the
+    default for the methods that choose ranges only, ``bias_correction`` and ``cle``.
     seed: of everything that adaround, brecq and qdrop draw.
 
     A layer that is compressed already keeps its scheme and grid, so a model can be compressed in steps.
@@ -63,7 +68,8 @@ def compress(
     in the model's info as `left_float`. Batch norms behind quantized layers are folded first; behind binary ones, and
     those that an algorithm trains, they stay.
     Raises `ArgumentError` for bits outside the ranges, a pattern that matches no layer, a model without such layers,
-    calibration without images or with NaN.
+    calibration without images, NaN in images, weights or activations, layers whose input is the same everywhere, and
+    binary ones with a channel of equal weights.
     """
     spec = Spec(
         weights=weights,
@@ -73,6 +79,7 @@ def compress(
         first_last_bits=first_last_bits,
         layers={} if layers is None else layers,
         keep_float=keep_float,
+        weight_scheme=weight_scheme,
         seed=seed,
     )
     method = algorithm if isinstance(algorithm, Method) else spec.method()
@@ -94,8 +101,11 @@ def _compressed(
     model: nn.Module, spec: Spec, method: Method, calibration: Iterable[Tensor] | Tensor, progress: Progress | None
 ) -> nn.Module:
     spec.check(model)
+    if not (spec.weight_scheme.plain or method.any_grid):
+        raise refused_scheme(spec.weight_scheme, type(method).__name__)
     trained = TRAINED.get(spec.algorithm)
     batches = _batches(calibration)
+    check_finite(model)
     result = _copy(model)
     probe = _probe(result, batches[0])
     schemes, left, ends = _schemes(result, probe, spec)
@@ -104,16 +114,18 @@ def _compressed(
     fold_batch_norms(result, probe, skip=keeping)
     method.prepare(result, probe)
     reference = copy.deepcopy(result)
-    for name, (weight_bits, activation_bits) in schemes.items():
+    for name, bits in schemes.items():
         layer = result.get_submodule(name)
-        if not bool(torch.isfinite(layer.get_parameter("weight")).all()):
-            raise invalid(f"weight of layer {name}", "a tensor with NaN or infinity", "finite numbers")
-        swapped: nn.Module
+        if bits == (1, 1):
+            check_signs(name, layer.get_parameter("weight"))
+        swapped: CompressedLayer
         if isinstance(layer, nn.Conv2d):
-            swapped = CompressedConv2d(layer, weight_bits, activation_bits, method.observer, chosen[name])
+            swapped = CompressedConv2d(layer, *bits, method.observer, chosen[name], spec.weight_scheme)
         else:
             assert isinstance(layer, nn.Linear)
-            swapped = CompressedLinear(layer, weight_bits, activation_bits, method.observer, chosen[name])
+            swapped = CompressedLinear(layer, *bits, method.observer, chosen[name], spec.weight_scheme)
+        if bits != (1, 1):
+            check_zeros(name, swapped)
         replace(result, name, swapped.eval())
     if left:
         _log.info("left in float: %s", ", ".join(left))
@@ -136,30 +148,29 @@ def calibrate(
 ) -> None:
     """Set the activation grids of a compressed model (of the layers `only`) from what they see on `batches`.
 
-    All these layers observe the float network in one pass. Raises `ArgumentError` if a layer sees NaN or infinity.
+    All these layers observe the float network in one pass. Raises `ArgumentError` for a layer that sees NaN, infinity
+    or the same number everywhere, or does not run.
     """
     progress = progress or SilentProgress()
-    quantizers = {
-        name: module.quantize_input
+    layers = {
+        name: module
         for name, module in model.named_modules()
-        if isinstance(module, CompressedLayer)
-        and isinstance(module.quantize_input, ActivationQuantizer)
-        and (only is None or name in only)
+        if isinstance(module, CompressedLayer) and (only is None or name in only)
     }
+    inputs = {name: layer.quantize_input for name, layer in layers.items()}
+    quantizers = {name: coder for name, coder in inputs.items() if isinstance(coder, ActivationQuantizer)}
     progress.start("calibrate", len(batches))
     try:
         for quantizer in quantizers.values():
             quantizer.observer = RangeObserver(rule, quantizer.bits)
-        with frozen(model), torch.no_grad():
+        with watched(layers) as ranges, frozen(model), torch.no_grad():
             for batch in batches:
                 model(batch.clone())  # a model may write into its input; the images are the caller's
                 progress.advance()
-        for name, quantizer in quantizers.items():
+        for name, seen in ranges.items():
+            seen.check(name)
+        for quantizer in quantizers.values():
             assert quantizer.observer is not None
-            if not quantizer.observer.finite:
-                raise invalid(f"activations of layer {name}", "a tensor with NaN or infinity", "finite numbers")
-            if quantizer.observer.low > quantizer.observer.high:
-                raise invalid(f"layer {name}", "a layer that calibration never ran", "layers that run on all images")
             quantizer.set_grid(*quantizer.observer.grid())
     finally:
         for quantizer in quantizers.values():

@@ -21,6 +21,7 @@ DEPLOYABILITY = {
     "S": "per sample: one factor for each image or row on top",
     "M": "output map: one factor for each output position on top",
     "2P": "two planes: two integer accumulations with factors of their own",
+    "G": "groups: an integer accumulation for every group of input channels, with scales and zero points of its own",
     "X": "not deployable exactly: refused, or replaced when asked",
 }
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from robustlab.compress.composed import COMPOSITIONS
 from robustlab.compress.layers import CompressedLayer
+from robustlab.compress.parts import Parts, parts_grid
 from robustlab.core.errors import invalid
 
 
@@ -40,5 +41,7 @@ def classify(name: str, layer: CompressedLayer) -> LayerDeployability:
     if reasons:
         return LayerDeployability(name, algorithm, "X", reasons[0])
     around = [coder.composition() for coder in (layer.quantize_input, layer.scale_output) if coder is not None]
+    if parts_grid(layer) is not None:
+        return LayerDeployability(name, algorithm, Parts.deployability)
     kinds = [COMPOSITIONS[composition.kind].deployability for composition in around if composition is not None]
     return LayerDeployability(name, algorithm, kinds[0] if kinds else "P")

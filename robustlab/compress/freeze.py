@@ -11,6 +11,7 @@ A packed kernel that follows this gives the same bits.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 
 from robustlab.compress.composed import COMPOSITIONS, Composed, compose
 from robustlab.compress.layers import Affine, CompressedConv2d, CompressedLayer, CompressedLinear
+from robustlab.compress.parts import Parts, base_of, parts_grid
 from robustlab.compress.quantizers import affine_codes
 from robustlab.compress.structure import BatchNorm, replace
+from robustlab.compress.weight_grid import GridQuantizer
 from robustlab.core.errors import ArgumentError, RobustlabError, check_int, invalid
 from robustlab.core.subgradients import sign_ste
 from robustlab.kernels import ActivationSpec, ConvGeometry
@@ -169,7 +172,7 @@ def freeze(model: nn.Module, *, factorable: bool = False) -> nn.Module:
     return set_info(result, info) if info else result
 
 
-def freeze_layer(name: str, layer: CompressedLayer, *, factorable: bool = False) -> FrozenLayer | Composed:
+def freeze_layer(name: str, layer: CompressedLayer, *, factorable: bool = False) -> FrozenLayer | Composed | Parts:
     """The integer simulation of the layer `name`; with `factorable` the layer itself is made so first."""
     for coder in layer.coders():
         if factorable:
@@ -177,8 +180,12 @@ def freeze_layer(name: str, layer: CompressedLayer, *, factorable: bool = False)
         obstacle = coder.obstacle()
         if obstacle is not None:
             raise RobustlabError(f"layer {name} cannot be deployed exactly: {obstacle}, or factorable=True")
+    quantizer, parts = layer.quantize_weight, parts_grid(layer)
+    zero_point = quantizer.zero_point
     with torch.no_grad():
-        codes, weight_scale = layer.quantize_weight.codes(layer.weight)
+        codes, weight_scale = quantizer.codes(layer.weight)
+        if isinstance(quantizer, GridQuantizer) and parts is None:
+            weight_scale, zero_point = weight_scale[:, 0], float(quantizer.grid(layer.weight).zero_point[0, 0])
     try:
         activation = layer.quantize_input.spec()
     except ArgumentError as error:
@@ -199,8 +206,37 @@ def freeze_layer(name: str, layer: CompressedLayer, *, factorable: bool = False)
         geometry = ConvGeometry(layer.stride, layer.padding, layer.dilation, layer.groups)
     else:
         assert isinstance(layer, CompressedLinear)
-    scheme = LayerScheme(layer.weight_bits, activation, geometry, layer.quantize_weight.zero_point)
+    if parts is not None:
+        symmetric = isinstance(quantizer, GridQuantizer) and quantizer.scheme.symmetric
+        scheme = LayerScheme(layer.weight_bits, activation, geometry, base_of(layer.weight_bits, symmetric))
+        zero_points = None if symmetric else parts.zero_point.T.to(torch.int8)
+        return build_parts(FrozenLayer, codes, scale.T, zero_points, bias, parts.size, scheme)
+    scheme = LayerScheme(layer.weight_bits, activation, geometry, zero_point)
     if not compositions:
         return FrozenLayer(codes, scale.clone(), bias, scheme).eval()
     inner = None if COMPOSITIONS[compositions[0].kind].outer_bias else bias
     return compose(compositions[0], FrozenLayer(codes, scale.clone(), inner, scheme), bias).eval()
+
+
+def build_parts(
+    make: Callable[[Tensor, Tensor, None, LayerScheme], nn.Module],
+    codes: Tensor,
+    scales: Tensor,
+    zero_points: Tensor | None,
+    bias: Tensor | None,
+    size: int,
+    scheme: LayerScheme,
+) -> Parts:
+    """The sum of parts that codes (O, C / groups, kh, kw) or (O, K) stand for, each a layer that `make` makes.
+
+    scales: float32 (K, O), and zero_points int8 (K, O) or None, for groups of `size` input channels.
+    """
+    layers, sums = [], []
+    groups = 1 if scheme.geometry is None else scheme.geometry.groups
+    for part in codes.split(size, dim=1):
+        layers.append(make(part.contiguous(), torch.ones(len(part)), None, scheme))
+        if zero_points is not None:
+            ones = torch.ones(groups, *part.shape[1:])
+            sums.append(make(ones, torch.ones(groups), None, LayerScheme(1, scheme.activation, scheme.geometry)))
+    zero_points = None if zero_points is None else zero_points.contiguous()
+    return Parts(layers, sums, scales.contiguous(), zero_points, bias, size).eval()

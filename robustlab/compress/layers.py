@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from robustlab.compress.coders import InputCoder, OutputMap, WeightCoder
 from robustlab.compress.contract import Algorithm, Site
 from robustlab.compress.quantizers import ActivationBinarizer, ActivationQuantizer, WeightBinarizer, WeightQuantizer
+from robustlab.compress.weight_grid import PLAIN, GridQuantizer, WeightScheme
 from robustlab.kernels import ConvGeometry
 
 
@@ -28,8 +29,8 @@ def numeric_padding(layer: nn.Conv2d) -> tuple[int, int] | None:
 class CompressedLayer(nn.Module):
     """What both kinds share: the float weight that is trained, the bias, and what an `Algorithm` makes of the operands.
 
-    Without an algorithm `binary` layers have the plain binarizers, the others an affine activation grid and symmetric
-    weight codes. `scale_output` is None but for algorithms with a factor for every output.
+    Without an algorithm `binary` layers have the plain binarizers, the others an affine activation grid and codes of
+    `weight_scheme`. `scale_output` is None but for algorithms with a factor for every output.
     """
 
     bias: nn.Parameter | None
@@ -46,6 +47,7 @@ class CompressedLayer(nn.Module):
         rule: str,
         algorithm: Algorithm | None = None,
         geometry: ConvGeometry | None = None,
+        weight_scheme: WeightScheme = PLAIN,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
@@ -63,7 +65,10 @@ class CompressedLayer(nn.Module):
             self.quantize_input, self.quantize_weight = ActivationBinarizer(), WeightBinarizer()
         else:
             self.quantize_input = ActivationQuantizer(activation_bits)
-            self.quantize_weight = WeightQuantizer(weight_bits, rule)
+            plain = weight_scheme.plain
+            self.quantize_weight = (
+                WeightQuantizer(weight_bits, rule) if plain else GridQuantizer(weight_bits, rule, weight_scheme)
+            )
         self.register_module("scale_output", output)
 
     @property
@@ -102,12 +107,15 @@ class CompressedConv2d(CompressedLayer):
         activation_bits: int,
         rule: str,
         algorithm: Algorithm | None = None,
+        weight_scheme: WeightScheme = PLAIN,
     ) -> None:
         padding = numeric_padding(layer)
         assert padding is not None, "checked before the layer is swapped"
         stride, dilation = (layer.stride[0], layer.stride[1]), (layer.dilation[0], layer.dilation[1])
         geometry = ConvGeometry(stride, padding, dilation, layer.groups)
-        super().__init__(layer.weight, layer.bias, weight_bits, activation_bits, rule, algorithm, geometry)
+        super().__init__(
+            layer.weight, layer.bias, weight_bits, activation_bits, rule, algorithm, geometry, weight_scheme
+        )
         self.stride = stride
         self.padding = padding
         self.dilation = dilation
@@ -133,8 +141,9 @@ class CompressedLinear(CompressedLayer):
         activation_bits: int,
         rule: str,
         algorithm: Algorithm | None = None,
+        weight_scheme: WeightScheme = PLAIN,
     ) -> None:
-        super().__init__(layer.weight, layer.bias, weight_bits, activation_bits, rule, algorithm)
+        super().__init__(layer.weight, layer.bias, weight_bits, activation_bits, rule, algorithm, None, weight_scheme)
 
     def forward(self, x: Tensor) -> Tensor:
         """The product of the fake-quantized operands."""

@@ -190,3 +190,17 @@ def weight_scale(weight: Tensor, bits: int, rule: str) -> Tensor:
         best = torch.where(better, error, best)
         chosen = torch.where(better, candidate, chosen)
     return chosen
+
+
+def weight_range(flat: Tensor, rule: str) -> tuple[Tensor, Tensor]:
+    """(start, end), float32 (R,) each, of rows of weights (R, n), widened to hold 0.
+
+    ``percentile`` takes the 0.01 % and 99.99 % quantiles, the other rules of `OBSERVERS` the smallest and the largest.
+    """
+    check_choice("observer", rule, OBSERVERS)
+    if rule == "percentile":
+        ends = torch.quantile(flat, torch.tensor([1 - _PERCENTILE, _PERCENTILE]), dim=1)
+        start, end = ends[0], ends[1]
+    else:
+        start, end = flat.amin(dim=1), flat.amax(dim=1)
+    return start.clamp(max=0), end.clamp(min=0)

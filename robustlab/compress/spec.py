@@ -35,9 +35,10 @@ from typing import Any
 from torch import nn
 
 from robustlab.compress.algorithms import TRAINED
-from robustlab.compress.catalogue import check_bits, method_of
+from robustlab.compress.catalogue import check_bits, method_of, takes_any_grid
 from robustlab.compress.layers import CompressedConv2d, CompressedLinear
 from robustlab.compress.ptq import Method
+from robustlab.compress.weight_grid import PLAIN, WeightScheme
 from robustlab.core.errors import ArgumentError, check_choice, check_int, invalid
 from robustlab.models import info_of
 
@@ -84,6 +85,7 @@ class Spec:
     first_last_bits: int | None = FIRST_LAST_BITS
     layers: Mapping[str, tuple[int, int]] = field(default_factory=lambda: _NOTHING)
     keep_float: Sequence[str] = ()
+    weight_scheme: WeightScheme = PLAIN
     seed: int = 0
     made_for: MadeFor | None = None
     notes: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
@@ -116,6 +118,10 @@ class Spec:
         if not isinstance(keep, (list, tuple)) or not all(isinstance(pattern, str) for pattern in keep):
             raise invalid("keep_float", keep, "a list of name patterns")
         object.__setattr__(self, "keep_float", tuple(keep))
+        if not isinstance(self.weight_scheme, WeightScheme):
+            raise invalid("weight_scheme", type(self.weight_scheme).__name__, "a WeightScheme")
+        if not (self.weight_scheme.plain or takes_any_grid(self.algorithm)):
+            raise refused_scheme(self.weight_scheme, self.algorithm)
         check_int("seed", self.seed, 0, 2**32 - 1)
         if self.made_for is not None and not isinstance(self.made_for, MadeFor):
             raise invalid("made_for", type(self.made_for).__name__, "a MadeFor, or None")
@@ -135,6 +141,9 @@ class Spec:
                 value = _SAME
             if isinstance(value, MadeFor):
                 value = {"architecture": value.architecture, "layers": value.layers}
+            if isinstance(value, WeightScheme):
+                default = vars(PLAIN)
+                value = {key: item for key, item in vars(value).items() if item != default[key]}
             if value is not None and value != {} and value != ():
                 found[f.name] = _thawed(value)
         return found
@@ -152,6 +161,11 @@ class Spec:
         for name, shape in found.items():
             if name not in wanted:
                 raise invalid("model", architecture_of(model), f"what {what} was made for: without {name} {shape}")
+
+
+def refused_scheme(scheme: WeightScheme, algorithm: str) -> ArgumentError:
+    """The error for weights of a scheme that an algorithm cannot have."""
+    return invalid("weight_scheme", scheme, f"symmetric, granularity channel with algorithm {algorithm}")
 
 
 def architecture_of(model: nn.Module) -> str:
@@ -192,6 +206,12 @@ def read_spec(path: str | os.PathLike[str]) -> Spec:
         if made is not None:
             _check_keys("a key of made_for", _table("made_for", made), ["architecture", "layers"])
             table["made_for"] = MadeFor(made.get("architecture", ""), made.get("layers", {}))
+        scheme = table.get("weight_scheme")
+        if scheme is not None:
+            _check_keys(
+                "a key of weight_scheme", _table("weight_scheme", scheme), [f.name for f in fields(WeightScheme)]
+            )
+            table["weight_scheme"] = WeightScheme(**scheme)
         if table.get("first_last_bits") == _SAME:
             table["first_last_bits"] = None
         return Spec(**table)

@@ -204,6 +204,8 @@ def _check_classes(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise invalid("model", type(model).__name__, "a model that returns logits (N, K)")
     check_labels(labels, len(images), logits.shape[1])
+    if len(labels.unique()) == 1:
+        raise invalid("labels", f"{int(labels[0])} for all {len(labels)} images", "labels of at least two classes")
 
 
 def qat(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from robustlab.compress.composed import Composed
 from robustlab.compress.freeze import FrozenLayer
 from robustlab.compress.layers import Affine, CompressedLayer
+from robustlab.compress.parts import Parts
 from robustlab.compress.structure import BatchNorm, replace
 from robustlab.core.digest import tensors_digest
 from robustlab.core.errors import ArgumentError, ModelFileError, RobustlabError, invalid
@@ -155,7 +156,7 @@ def _contents(model: nn.Module) -> tuple[Metadata, dict[str, Tensor]]:
     layers: dict[str, Layer] = {}
     inside: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, (PackedLayer, Composed)) and not name.startswith(tuple(inside)):
+        if isinstance(module, (PackedLayer, Composed, Parts)) and not name.startswith(tuple(inside)):
             layers[name], own = layer_contents(module)
             tensors |= {f"{name}.{key}": value for key, value in own.items()}
             inside.append(name + ".")
@@ -214,7 +215,9 @@ def _replace_norm(path: Path, model: nn.Module, name: str, module: nn.Module) ->
 
 def _load_remainder(path: Path, model: nn.Module, remaining: Mapping[str, Tensor]) -> None:
     inside = tuple(
-        name + "." for name, module in model.named_modules() if isinstance(module, (PackedLayer, Composed, Affine))
+        name + "."
+        for name, module in model.named_modules()
+        if isinstance(module, (PackedLayer, Composed, Parts, Affine))
     )
     wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
     missing, extra = sorted(set(wanted) - set(remaining)), sorted(set(remaining) - set(wanted))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustlab.compress.freeze import FrozenLayer
 from robustlab.compress.layers import CompressedLayer
+from robustlab.compress.parts import Parts
 from robustlab.core.digest import update_digest
 from robustlab.core.frozen import frozen
 from robustlab.deploy.graph import unoptimized
@@ -121,7 +122,13 @@ def stored_bytes(model: nn.Module) -> int:
     total = 0
     inside: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, PackedLayer):
+        if name.startswith(tuple(inside)):
+            continue
+        if isinstance(module, Parts):
+            total += _parts_weight_bytes(module)
+            total += sum(tensor.nbytes for tensor in module.buffers(recurse=False))
+            inside.append(name + ".")
+        elif isinstance(module, PackedLayer):
             total += _packed_weight_bytes(module)
             total += module.scale.nbytes + (0 if module.bias is None else module.bias.nbytes)
             inside.append(name + ".")
@@ -133,6 +140,18 @@ def stored_bytes(model: nn.Module) -> int:
 
 def _packed_weight_bytes(layer: PackedLayer) -> int:
     return layer.scheme.weight_bits * layer.shape[0] * -(-layer.weight().taps // 8)
+
+
+def _parts_weight_bytes(layer: Parts) -> int:
+    """Of the codes of all parts side by side, as they are in the file."""
+    first = layer.layers[0]
+    assert isinstance(first, (FrozenLayer, PackedLayer))
+    return first.scheme.weight_bits * layer.scales.shape[1] * -(-_taps(layer) // 8)
+
+
+def _taps(layer: Parts) -> int:
+    parts = [part for part in layer.layers if isinstance(part, (FrozenLayer, PackedLayer))]
+    return sum(part.codes[0].numel() if isinstance(part, FrozenLayer) else part.weight().taps for part in parts)
 
 
 def layer_costs(model: nn.Module, images: Tensor) -> list[LayerCost]:
@@ -151,8 +170,12 @@ def layer_costs(model: nn.Module, images: Tensor) -> list[LayerCost]:
 
         handles.append(module.register_forward_hook(hook))
 
+    inside: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, (CompressedLayer, FrozenLayer, PackedLayer, nn.Conv2d, nn.Linear)):
+        if isinstance(module, Parts):
+            inside.append(name + ".")
+        layer = isinstance(module, (CompressedLayer, FrozenLayer, PackedLayer, Parts, nn.Conv2d, nn.Linear))
+        if layer and not name.startswith(tuple(inside)):
             watch(name, module)
     try:
         with frozen(model), torch.no_grad():
@@ -164,6 +187,12 @@ def layer_costs(model: nn.Module, images: Tensor) -> list[LayerCost]:
 
 
 def _cost(name: str, module: nn.Module, outputs: int) -> LayerCost:
+    if isinstance(module, Parts):
+        first = module.layers[0]
+        assert isinstance(first, (FrozenLayer, PackedLayer))
+        bits, kind = (first.scheme.weight_bits, first.scheme.activation_bits), "simulated"
+        kind = "packed" if isinstance(first, PackedLayer) else kind
+        return LayerCost(name, kind, outputs * _taps(module), *bits, _parts_weight_bytes(module))
     if isinstance(module, PackedLayer):
         bits, taps = (module.scheme.weight_bits, module.scheme.activation_bits), module.weight().taps
         return LayerCost(name, "packed", outputs * taps, *bits, _packed_weight_bytes(module))

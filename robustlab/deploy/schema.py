@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustlab.compress.composed import COMPOSITIONS
 from robustlab.compress.freeze import LayerScheme
+from robustlab.compress.parts import Parts
 from robustlab.core.errors import ArgumentError, ModelFileError, check_choice, invalid
 from robustlab.kernels import ActivationSpec, ConvGeometry
 
@@ -45,7 +46,8 @@ class Geometry(_Strict):
 class Layer(_Strict):
     """One packed layer. `shape` is (O, C / groups, kh, kw). A weight zero point of 0 is not written.
 
-    composition: one of `robustlab.compress.composed.COMPOSITIONS`, not written where there is none.
+    composition: one of `robustlab.compress.composed.COMPOSITIONS`, or ``parts`` for a sum of parts, each of
+    `group_size` input channels; not written where there is none.
     """
 
     weight_bits: Annotated[int, Field(ge=1, le=8)]
@@ -54,6 +56,7 @@ class Layer(_Strict):
     geometry: Geometry | None
     weight_zero_point: int | float = 0
     composition: str | None = None
+    group_size: Size | None = None
 
     def scheme(self) -> LayerScheme:
         """As the packed layer takes it; raises `ArgumentError` for values outside their ranges."""
@@ -93,7 +96,9 @@ class Metadata(_Strict):
         )
 
 
-def describe_layer(scheme: LayerScheme, shape: tuple[int, int, int, int], composition: str | None) -> Layer:
+def describe_layer(
+    scheme: LayerScheme, shape: tuple[int, int, int, int], composition: str | None, group_size: int | None = None
+) -> Layer:
     """The JSON form of a packed layer, with the kind of what is composed around it."""
     activation, geometry = scheme.activation, scheme.geometry
     return Layer(
@@ -113,6 +118,7 @@ def describe_layer(scheme: LayerScheme, shape: tuple[int, int, int, int], compos
         ),
         weight_zero_point=scheme.weight_zero_point,
         composition=composition,
+        group_size=group_size,
     )
 
 
@@ -140,7 +146,9 @@ def parse_metadata(path: object, text: str) -> Metadata:
         for layer in metadata.layers.values():
             layer.scheme()
             if layer.composition is not None:
-                check_choice("composition", layer.composition, COMPOSITIONS)
+                check_choice("composition", layer.composition, (*COMPOSITIONS, Parts.kind))
+            if (layer.composition == Parts.kind) != (layer.group_size is not None):
+                raise invalid("group_size", layer.group_size, f"a number with composition {Parts.kind}, else none")
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "metadata"

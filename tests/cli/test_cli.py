@@ -136,6 +136,19 @@ def test_help_does_not_import_torch() -> None:
             ["compress", "m", "--out", "m.safetensors", "--spec", "no.toml", "-w", "4"],
             ["--weights is 4", "left out with --spec"],
         ),
+        (["compress", "m", "--out", "m.safetensors", "--granularity", "row"], ["--granularity is 'row'", "group"]),
+        (
+            ["compress", "m", "--out", "m.safetensors", "--group-size", "64"],
+            ["--group-size is 64", "granularity channel"],
+        ),
+        (
+            ["compress", "m", "--out", "m.safetensors", "--granularity", "group", "--group-size", "65"],
+            ["--group-size is 65", "a multiple of 64"],
+        ),
+        (
+            ["compress", "m", "--out", "m.safetensors", "--affine", "--algorithm", "gptq"],
+            ["--affine is True", "another --algorithm than gptq"],
+        ),
         (["compress", "m", "--out", "no/folder/m.safetensors"], ["--out is 'no/folder/m.safetensors'"]),
         (["allocate", "m", "--out", "s.toml"], ["--budget"]),
         (["allocate", "m", "--out", "s.toml", "-b", "much"], ["budget is 'much'", "4bits"]),
@@ -329,6 +342,10 @@ def test_compress_takes_every_kind_of_algorithm(
 def test_compress_does_what_a_spec_says(here: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["compress", str(tiny), "--calibration-images", "16", "--out"]
     assert run([*base, "one.safetensors", "-w", "3", "-a", "4", "--algorithm", "gptq", "--seed", "7"]) == 0
+    assert run([*base, "three.safetensors", "--granularity", "tensor", "--affine"]) == 0
+    affine = read_model_file("three.safetensors").metadata
+    assert affine.provenance["compressed"]["weight_scheme"] == {"granularity": "tensor", "symmetric": False}
+    assert any(layer.weight_zero_point for layer in affine.layers.values())
     spec = Spec(3, 4, "gptq", seed=7, made_for=made_for(load(tiny)), notes={"why": "a test"})
     assert run([*base, "two.safetensors", "--spec", str(write_spec(spec, "spec.toml"))]) == 0
     one, two = (read_model_file(name) for name in ("one.safetensors", "two.safetensors"))
@@ -337,9 +354,9 @@ def test_compress_does_what_a_spec_says(here: Path, tiny: Path, capsys: pytest.C
     assert made[1].pop("notes") == {"why": "a test"}
     assert made[0] == made[1]
     assert (made[0]["weights"], made[0]["activations"], made[0]["algorithm"], made[0]["seed"]) == (3, 4, "gptq", 7)
-    line = refused(capsys, "compress", "robustlab:signs_float", "--spec", "spec.toml", "--out", "three.safetensors")
+    line = refused(capsys, "compress", "robustlab:signs_float", "--spec", "spec.toml", "--out", "four.safetensors")
     assert "what the spec of robustlab:signs_resnet was made for" in line
-    assert not Path("three.safetensors").exists()
+    assert not Path("four.safetensors").exists()
 
 
 def test_allocate_writes_a_spec_that_compress_takes(here: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from robustlab.compress import (
     TRAINED,
     MadeFor,
     Spec,
+    WeightScheme,
     compress,
     compress_with,
     describe_layers,
@@ -34,6 +35,7 @@ NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_in
 NOTES = st.recursive(
     TEXT | NUMBERS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=8
 )
+SCHEMES = [WeightScheme(), WeightScheme("tensor"), WeightScheme(symmetric=False), WeightScheme("group", False, 128)]
 BITS = st.tuples(st.integers(2, 8), st.integers(2, 8)) | st.just((1, 1))
 
 
@@ -57,6 +59,7 @@ def specs(draw: st.DrawFn) -> Spec:
         first_last_bits=draw(st.none() | st.integers(2, 8)),
         layers=draw(st.dictionaries(TEXT, BITS, max_size=4)),
         keep_float=tuple(draw(st.lists(TEXT, max_size=3))),
+        weight_scheme=draw(st.sampled_from(SCHEMES)) if algorithm in ("mse", "kl") else WeightScheme(),
         seed=draw(st.integers(0, 2**32 - 1)),
         made_for=draw(st.none() | st.builds(MadeFor, TEXT.filter(bool), st.dictionaries(TEXT, TEXT, max_size=3))),
         notes=draw(st.dictionaries(TEXT, NOTES, max_size=4)),
@@ -114,6 +117,10 @@ def test_a_file_by_hand_says_what_it_says(tmp_path: Path) -> None:
         ("[layers]\nstem = 4", ["bits of stem is 4", "(weight bits, activation bits)"]),
         ("layers = 4", ["layers is 4", "a table"]),
         ('keep_float = "stem"', ["keep_float is 'stem'", "a list"]),
+        ('[weight_scheme]\ngranularity = "row"', ["granularity is 'row'", "tensor, channel, group"]),
+        ("[weight_scheme]\nsize = 64", ["a key of weight_scheme is 'size'", "granularity, symmetric, group_size"]),
+        ("weight_scheme = 4", ["weight_scheme is 4", "a table"]),
+        ('algorithm = "gptq"\n[weight_scheme]\nsymmetric = false', ["weight_scheme is", "granularity channel", "gptq"]),
         ("[options]\niterations = 5", ["options", "none with algorithm mse"]),
         ('algorithm = "adaround"\n[options]\niterations = 0', ["iterations is 0"]),
         ('algorithm = "adaround"\n[options]\niterations = 2.5', ["iterations of adaround is 2.5"]),
@@ -186,6 +193,7 @@ def test_options_become_hyper_parameters() -> None:
         ),
         Spec(weights=4, activations=4, algorithm="minmax", statistics_correction=True),
         Spec(weights=2, activations=2, algorithm="lsq"),
+        Spec(weights=4, activations=4, weight_scheme=WeightScheme("group", False)),
     ],
 )
 def test_a_spec_compresses_as_the_same_arguments_do(spec: Spec) -> None:
@@ -200,6 +208,7 @@ def test_a_spec_compresses_as_the_same_arguments_do(spec: Spec) -> None:
         first_last_bits=spec.first_last_bits,
         layers=spec.layers,
         keep_float=spec.keep_float,
+        weight_scheme=spec.weight_scheme,
         calibration=images(),
     )
     one, other = freeze(found), freeze(wanted)

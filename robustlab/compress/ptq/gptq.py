@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ class GPTQ(Method):
     Where plain rounding has the smaller calibration error, it is kept.
     """
 
+    any_grid: ClassVar[bool] = False
     damping: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
     order: str = "natural"
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from robustlab.compress.layers import CompressedLayer
 from robustlab.compress.observers import weight_scale
 from robustlab.compress.quantizers import WeightQuantizer
+from robustlab.compress.weight_grid import FixedGrid, GridQuantizer
 from robustlab.core.errors import RobustlabError
 from robustlab.core.subgradients import clamp, round_ste
 
@@ -58,11 +61,15 @@ def hold(layer: CompressedLayer, codes: Tensor, scale: Tensor) -> None:
     Raises `RobustlabError` for a scale that is not positive and finite in float32.
     """
     scale = scale.detach().to(torch.float32)
-    if not bool(((scale >= torch.finfo(torch.float32).tiny) & torch.isfinite(scale)).all()):
-        raise RobustlabError(f"weight scale is {float(scale.min()):g}..{float(scale.max()):g}; allowed: normal float32")
+    _check_scale(scale)
     with torch.no_grad():
         layer.weight.copy_(codes.to(torch.float32) * per_row(scale, layer.weight))
     layer.quantize_weight = FixedGridQuantizer(layer.weight_bits, scale).eval()
+
+
+def _check_scale(scale: Tensor) -> None:
+    if not bool(((scale >= torch.finfo(torch.float32).tiny) & torch.isfinite(scale)).all()):
+        raise RobustlabError(f"weight scale is {float(scale.min()):g}..{float(scale.max()):g}; allowed: normal float32")
 
 
 def held(layer: CompressedLayer) -> tuple[Tensor, Tensor]:
@@ -70,6 +77,25 @@ def held(layer: CompressedLayer) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         codes, scale = layer.quantize_weight.codes(layer.weight)
     return codes.detach(), scale.detach()
+
+
+def rescale(layer: CompressedLayer, gain: Tensor) -> None:
+    """Fix the codes that a layer's weight has now, for good, with scales that are gain[o] (O,) times theirs.
+
+    Raises `RobustlabError` for a scale that is then not positive and finite in float32.
+    """
+    quantizer = layer.quantize_weight
+    if not isinstance(quantizer, GridQuantizer):
+        codes, scale = held(layer)
+        hold(layer, codes, (scale.double() * gain).float())
+        return
+    with torch.no_grad():
+        grid = quantizer.grid(layer.weight)
+        codes = grid.codes(layer.weight)
+        grid = replace(grid, scale=(grid.scale.double() * gain.double()[:, None]).float())
+        _check_scale(grid.scale)
+        layer.weight.copy_(grid.values(codes))
+    layer.quantize_weight = FixedGrid(quantizer.bits, quantizer.scheme, grid).eval()
 
 
 def bias_of(layer: CompressedLayer) -> Tensor:

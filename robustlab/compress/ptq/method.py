@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from robustlab.compress.layers import CompressedLayer
 from robustlab.compress.observers import OBSERVERS
-from robustlab.compress.ptq.grid import held, hold
+from robustlab.compress.ptq.grid import rescale
 from robustlab.compress.quantizers import ActivationQuantizer
 from robustlab.core.errors import check_choice
 from robustlab.core.progress import Progress, SilentProgress
@@ -44,8 +46,10 @@ class Method:
     """A post-training method: hyper-parameters, and the two places where it may act.
 
     observer: the rule that finds the ranges of weights and activations, one of `OBSERVERS`.
+    any_grid: whether weights of every `WeightScheme` will do; else symmetric ones, per output channel.
     """
 
+    any_grid: ClassVar[bool] = True
     observer: str = "mse"
 
     def __post_init__(self) -> None:
@@ -61,4 +65,4 @@ class Method:
 def hold_all(work: Work) -> None:
     """Fix the codes and scales that all layers have now, so that no forward pass looks for them anew."""
     for _, layer, _ in work.layers():
-        hold(layer, *held(layer))
+        rescale(layer, torch.ones(len(layer.weight)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class Reconstruction(Method):
     without it. beta: its exponent, (first, last), annealed along a line.
     """
 
+    any_grid: ClassVar[bool] = False
     iterations: int = 500
     batch_size: int = 32
     learning_rate: float = 1e-2

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustlab.compress.layers import CompressedConv2d
 from robustlab.compress.ptq.capture import all_output_moments, output_moments
-from robustlab.compress.ptq.grid import bias_of, held, hold
+from robustlab.compress.ptq.grid import bias_of, rescale
 from robustlab.compress.ptq.method import Work, hold_all
 
 _LEAST = 1e-6
@@ -34,8 +34,7 @@ def correct_statistics(work: Work) -> None:
         for name, layer, _ in layers:
             found = output_moments(work.model, work.batches, name, convolution=kinds[name])
             gain = gains(found.deviation, wanted[name].deviation)
-            codes, scale = held(layer)
-            hold(layer, codes, (scale.double() * gain).float())
+            rescale(layer, gain)
             with torch.no_grad():
                 bias = bias_of(layer)
                 bias.copy_(gain * (bias.double() - found.mean) + wanted[name].mean)
