@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import robustlab as rl
 from robustlab.compress import Spec, compress_with
 from robustlab.compress.allocation import Bits, Problem, Variants, allocation_spec, make_variants
+from robustlab.compress.weight_grid import WeightScheme
 from robustlab.core import ArgumentError
 from robustlab.core.keys import sample_keys, uniform
 from robustlab.deploy import stored_bytes
@@ -47,13 +48,14 @@ def variants(model: nn.Module, data: tuple[Tensor, Tensor]) -> Variants:
     return make_variants(model, data[0], CHOICES, finish=rl.deploy)
 
 
-def test_bytes_are_those_of_the_file(model: nn.Module, data: tuple[Tensor, Tensor], variants: Variants) -> None:
-    costs = byte_costs(variants)
+@pytest.mark.parametrize("scheme", [WeightScheme(), WeightScheme("tensor", symmetric=False)])
+def test_bytes_are_those_of_the_file(scheme: WeightScheme, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    spec = Spec(weight_scheme=scheme)
+    costs = byte_costs(make_variants(model, data[0], ((2, 2), (3, 3), (8, 8)), spec, finish=rl.deploy))
     problem = Problem(costs.layers, {n: dict.fromkeys(v, 0.0) for n, v in costs.layers.items()}, costs.fixed)
-    allocations = [problem.random(problem.cost(problem.uniforms()[3, 3]), seed) for seed in range(3)]
+    allocations = [problem.random(problem.cost(problem.uniforms()[3, 3]), seed) for seed in range(2)]
     for allocation in (*problem.uniforms().values(), *allocations):
-        spec = allocation_spec(model, allocation)
-        deployed = rl.deploy(compress_with(model, spec, calibration=data[0]))
+        deployed = rl.deploy(compress_with(model, allocation_spec(model, allocation, spec), calibration=data[0]))
         assert problem.cost(allocation) == stored_bytes(deployed)
 
 
