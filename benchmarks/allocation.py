@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("allocation-work"), help="what a stopped run goes on from")
     parser.add_argument("--calibration", type=int, default=256)
     parser.add_argument("--images", type=int, default=400, help="that sensitivities are measured on")
-    parser.add_argument("--random", type=int, default=3, help="random allocations per group")
+    parser.add_argument("--random", type=int, default=2, help="random allocations per group")
     options = parser.parse_args()
     original = rl.load(MODEL).eval()
     test, labels = arrays("test1000.npz")

@@ -103,7 +103,7 @@ def network_nanoseconds(
 
 
 def interleaved(runs: list[Callable[[], object]], *, rounds: int, progress: Progress) -> list[list[float]]:
-    """Seconds of one call of each of `runs`, one value a round: the mean of as many calls as two milliseconds hold.
+    """Seconds of one call of each of `runs`, one value a round: the median of as many calls as two milliseconds hold.
 
     All take their turn in every round, so that what disturbs the machine for a while disturbs all alike; half as many
     calls before the clock starts bring back into the caches what the others drove out.
@@ -132,10 +132,13 @@ def _nanoseconds(taken: list[float]) -> int:
 
 
 def _seconds(run: Callable[[], object], count: int) -> float:
-    begin = time.perf_counter()
+    """The median of `count` calls: one that was interrupted does not count."""
+    times = []
     for _ in range(count):
+        begin = time.perf_counter()
         run()
-    return (time.perf_counter() - begin) / count
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
 
 
 def _of_network(choices: Mapping[Bits, int], bits: Bits) -> int:
