@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from robustlab import __version__
+from robustlab.cli.allocate import allocate
 from robustlab.cli.bench import app as bench
 from robustlab.cli.compress import compress
 from robustlab.cli.doctor import doctor
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(evaluate)
 app.command()(compress)
+app.command()(allocate)
 app.command()(show)
 app.command("list")(list_names)
 app.command()(doctor)

@@ -19,11 +19,11 @@ from rich.live import Live
 from robustlab import __version__
 from robustlab.cli import run
 from robustlab.cli.live import LiveTable, Work, relative_cost
-from robustlab.compress import Spec, made_for, write_spec
-from robustlab.deploy import load, read_model_file, save
+from robustlab.compress import Spec, made_for, read_spec, write_spec
+from robustlab.deploy import load, read_model_file, save, stored_bytes
 from robustlab.models import ModelInfo, build, set_info
 
-COMMANDS = ("evaluate", "compress", "show", "list", "doctor")
+COMMANDS = ("evaluate", "compress", "allocate", "show", "list", "doctor")
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_help_does_not_import_torch() -> None:
         (["evaluate", "--model", "robustlab:signs_float", "--compress", "w9a9"], ["--compress is 'w9a9'", "w2a2"]),
         (["evaluate", "--model", "robustlab:signs_float", "--data", "nope"], ["data is 'nope'", "signs"]),
         (["evaluate", "--model", "robustlab:signs_float", "--data", "imagefolder:nowhere"], ["nowhere"]),
-        (["frobnicate"], ["'frobnicate'", "evaluate, compress, show, list, doctor"]),
+        (["frobnicate"], ["'frobnicate'", "evaluate, compress, allocate, show, list, doctor"]),
         (["list"], ["kind"]),
         (["list", "colours"], ["kind is 'colours'", "models, datasets, attacks, corruptions, suites"]),
         (["show", "nowhere"], ["model is 'nowhere'"]),
@@ -155,6 +155,22 @@ def test_help_does_not_import_torch() -> None:
             ["--affine is True", "another --algorithm than gptq"],
         ),
         (["compress", "m", "--out", "no/folder/m.safetensors"], ["--out is 'no/folder/m.safetensors'"]),
+        (["allocate", "m", "--out", "s.toml"], ["--budget"]),
+        (["allocate", "m", "--out", "s.toml", "-b", "much"], ["budget is 'much'", "4bits"]),
+        (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--cost", "energy"], ["--cost is 'energy'", "latency"]),
+        (["allocate", "m", "--out", "s.toml", "-b", "300us"], ["budget is '300000 ns'", "a size, as 140kB"]),
+        (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--score", "cleen"], ["score is 'cleen'", "corruption"]),
+        (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--choices", "w9a9"], ["--choices is 'w9a9'", "w2a2"]),
+        (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--choices", "w4a4,w4a4"], ["'w4a4'", "each choice once"]),
+        (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--algorithm", "lsq"], ["--algorithm is 'lsq'", "gptq"]),
+        (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--images", "0"], ["--images is 0"]),
+        (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--seed", "-1"], ["--seed is -1"]),
+        (["allocate", "m", "--out", "s.toml", "-b", "4bits", "--spec", "no.toml"], ["spec is 'no.toml'"]),
+        (
+            ["allocate", "m", "--out", "s.toml", "-b", "4bits", "--spec", "no.toml", "--seed", "1"],
+            ["--seed is 1", "left out with --spec"],
+        ),
+        (["allocate", "m", "--out", "no/folder/s.toml", "-b", "4bits"], ["--out is 'no/folder/s.toml'"]),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
@@ -362,6 +378,31 @@ def test_compress_does_what_a_spec_says(here: Path, tiny: Path, capsys: pytest.C
     line = refused(capsys, "compress", "robustlab:signs_float", "--spec", "spec.toml", "--out", "four.safetensors")
     assert "what the spec of robustlab:signs_resnet was made for" in line
     assert not Path("four.safetensors").exists()
+
+
+def test_allocate_writes_a_spec_that_compress_takes(here: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--calibration-images", "16", "--images", "16", "--choices", "w2a2,w4a4,w8a8"]
+    command = ["allocate", str(tiny), *few, "--budget", "4bits", "--out", "spec.toml"]
+    assert run(command) == 0
+    text = capsys.readouterr().out
+    assert "w8a8" in text and "(no choice)" in text and "uniform w4a4" in text and "predicted KL" in text
+    assert sorted(p.name for p in here.iterdir()) == ["spec.toml", "spec.toml.sensitivity.json"]
+    spec, kept = Path("spec.toml").read_bytes(), Path("spec.toml.sensitivity.json").read_bytes()
+    os.utime("spec.toml.sensitivity.json", ns=(1, 1))
+    assert run(command) == 0
+    assert Path("spec.toml").read_bytes() == spec and Path("spec.toml.sensitivity.json").read_bytes() == kept
+    assert Path("spec.toml.sensitivity.json").stat().st_mtime_ns == 1, "nothing was measured again"
+    capsys.readouterr()
+    made = ["compress", str(tiny), "--calibration-images", "16", "--out"]
+    assert run([*made, "small.safetensors", "--spec", "spec.toml"]) == 0
+    assert run([*made, "uniform.safetensors", "-w", "4", "-a", "4"]) == 0
+    small, uniform = (stored_bytes(load(name)) for name in ("small.safetensors", "uniform.safetensors"))
+    assert small == read_spec("spec.toml").notes["cost"]["predicted"] <= uniform
+    capsys.readouterr()
+    line = refused(capsys, *command[:-4], "--budget", "10B", "--out", "spec.toml")
+    assert "budget is 10 bytes; allowed: at least" in line
+    line = refused(capsys, "allocate", "small.safetensors", "--budget", "4bits", "--out", "other.toml")
+    assert "a float model" in line
 
 
 def test_the_live_table_fills_in(monkeypatch: pytest.MonkeyPatch) -> None:
