@@ -33,34 +33,38 @@ def compress(
     weights: Annotated[
         int | None,
         typer.Option(
-            "--weights", "-w", help="Bits of a weight, 2 to 8 (default 8); 1 with binary.", show_default=False
+            "--weights", "-w", help="Bits of a weight, 2 to 8 (default 8); 1 with binarizers.", show_default=False
         ),
     ] = None,
     activations: Annotated[
         int | None,
         typer.Option(
-            "--activations", "-a", help="Bits of an activation, 2 to 8 (default 8); 1 with binary.", show_default=False
+            "--activations",
+            "-a",
+            help="Bits of an activation, 2 to 8 (default 8); 1 with binarizers.",
+            show_default=False,
         ),
     ] = None,
     algorithm: Annotated[
         str | None,
         typer.Option(
-            help="Ranges by minmax, moving_average, percentile, mse or kl; with ranges by mse also bias_correction, "
-            "cle, gptq, adaround, brecq, qdrop; or binary. (default: mse)",
+            help="From images alone: minmax, moving_average, percentile, mse, kl, bias_correction, cle, gptq, adaround, "
+            "brecq or qdrop. To be trained with --epochs: lsq, lsq+, lsq+free, pact or dorefa, and the binarizers "
+            "binary, bnn, xnor, dorefa, bireal, xnor++, react, recu, fda, irnet, lpb or dab. (default: mse)",
             show_default=False,
         ),
     ] = None,
     statistics_correction: Annotated[
         bool,
         typer.Option(
-            "--statistics-correction", help="Give every channel its float mean and deviation back; not with binary."
+            "--statistics-correction", help="Give every channel its float mean and deviation back; not with what is trained."
         ),
     ] = False,
     granularity: Annotated[
         str | None,
         typer.Option(
-            help="Which weights share a scale: tensor, channel or group; not with gptq, adaround, brecq, qdrop, binary "
-            "and what is trained. (default: channel)",
+            help="Which weights share a scale: tensor, channel or group; not with gptq, adaround, brecq, qdrop and "
+            "what is trained. (default: channel)",
             show_default=False,
         ),
     ] = None,
@@ -101,7 +105,7 @@ def compress(
         ),
     ] = None,
     calibration_images: Annotated[int, typer.Option(help="Training images that set the ranges.")] = 512,
-    epochs: Annotated[int, typer.Option(help="Epochs of straight-through training after calibration; 0 for none.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Epochs of training after calibration; 0 for none.")] = 0,
     training_images: Annotated[int, typer.Option(help="Training images per epoch.")] = 8000,
     learning_rate: Annotated[float, typer.Option(help="Of the training.")] = 5e-4,
     teacher: Annotated[

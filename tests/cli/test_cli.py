@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -74,6 +75,14 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"robustlab {__version__}\n"
+
+
+def test_the_help_of_compress_names_every_algorithm(capsys: pytest.CaptureFixture[str]) -> None:
+    from robustlab.compress.catalogue import ALGORITHMS
+
+    assert run(["compress", "--help"]) == 0
+    words = set(re.split(r"[^a-z_+]+", capsys.readouterr().out))
+    assert set(ALGORITHMS) <= words
 
 
 def test_help_does_not_import_torch() -> None:
