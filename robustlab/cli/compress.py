@@ -48,8 +48,8 @@ def compress(
     algorithm: Annotated[
         str | None,
         typer.Option(
-            help="From images alone: minmax, moving_average, percentile, mse, kl, bias_correction, cle, gptq, adaround, "
-            "brecq or qdrop. To be trained with --epochs: lsq, lsq+, lsq+free, pact or dorefa, and the binarizers "
+            help="From images alone: minmax, moving_average, percentile, mse, kl, bias_correction, cle, gptq, "
+            "adaround, brecq or qdrop. To be trained with --epochs: lsq, lsq+, lsq+free, pact or dorefa, and the binarizers "
             "binary, bnn, xnor, dorefa, bireal, xnor++, react, recu, fda, irnet, lpb or dab. (default: mse)",
             show_default=False,
         ),
@@ -57,7 +57,8 @@ def compress(
     statistics_correction: Annotated[
         bool,
         typer.Option(
-            "--statistics-correction", help="Give every channel its float mean and deviation back; not with what is trained."
+            "--statistics-correction",
+            help="Give every channel its float mean and deviation back; not with what is trained.",
         ),
     ] = False,
     granularity: Annotated[
