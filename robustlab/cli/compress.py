@@ -49,8 +49,8 @@ def compress(
         str | None,
         typer.Option(
             help="From images alone: minmax, moving_average, percentile, mse, kl, bias_correction, cle, gptq, "
-            "adaround, brecq or qdrop. To be trained with --epochs: lsq, lsq+, lsq+free, pact or dorefa, and the binarizers "
-            "binary, bnn, xnor, dorefa, bireal, xnor++, react, recu, fda, irnet, lpb or dab. (default: mse)",
+            "adaround, brecq or qdrop. To be trained with --epochs: lsq, lsq+, lsq+free, pact or dorefa, and the "
+            "binarizers binary, bnn, xnor, dorefa, bireal, xnor++, react, recu, fda, irnet, lpb or dab. (default: mse)",
             show_default=False,
         ),
     ] = None,
