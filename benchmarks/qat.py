@@ -133,9 +133,9 @@ HEADLINES = (
     replace(signs("w1a1-lpb-long", "headline", "lpb", 2000, 40, FLOAT), polish=POLISH),
 )
 EQUAL = (
-    *(faithful(f"w2a2-{name}", "w2a2", name, 2, config(80, 10, 1e-3, distillation=1.0)) for name in QUANTIZERS),
+    *(faithful(f"w2a2-{name}", "w2a2", name, 2, config(40, 8, 1e-3, distillation=1.0)) for name in QUANTIZERS),
     *(signs(f"w1a1-{name}", "w1a1", name, 160, 10) for name in BINARIZERS),
-    *(faithful(f"w4a4-{name}", "w4a4", name, 4, config(50, 10, 3e-4, distillation=1.0)) for name in QUANTIZERS),
+    *(faithful(f"w4a4-{name}", "w4a4", name, 4, config(24, 8, 3e-4, distillation=1.0)) for name in QUANTIZERS),
 )
 ROWS = (START, *HEADLINES, *EQUAL)
 GOALS = {"w4a4-lsq-long": -1.5, "w2a2-lsq-long": -8.0, "w1a1-lpb-long": -14.0}
