@@ -47,7 +47,7 @@ from robustlab.models import ModelInfo, build, set_info
 FLOAT = "cifar_resnet20"
 SIGNS = "cifar_bireal"
 LOSSLESS = 4000
-BINARIZERS = ("binary", *(name for name, algorithm in TRAINED.items() if algorithm.binary))
+BINARIZERS = tuple(name for name, algorithm in TRAINED.items() if algorithm.binary)  # "binary" is trained as bireal is
 QUANTIZERS = ("mse", "lsq", "lsq+", "pact", "dorefa")
 
 
