@@ -23,7 +23,8 @@ def reestimate_batch_norms(
     each norm on the statistics of its batch, everything else in eval mode, so quantized as deployed. Mean and variance
     are the plain averages over the batches, of `batch_size` images or more, whose sizes differ by one at most.
 
-    images: uint8 (N, 3, H, W), or float32 in [0, 1], N at least 2, of the kind that the model is used on; no labels.
+    images: uint8 (N, 3, H, W), or float32 in [0, 1], N at least 2, augmented as those of the training were: the weights
+    fit their statistics. On the plain images a ResNet-20 of four bits, trained on moved ones, loses five points.
     Norms without running statistics, and a model without norms, are left alone. Raises `ArgumentError` for other
     images and `RobustlabError` where a statistic is no longer finite; the model is then as it was.
     """

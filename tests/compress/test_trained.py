@@ -268,6 +268,15 @@ def test_every_algorithm_trains_in_reduced_precision(name: str, bits: int) -> No
     assert losses == pytest.approx(reference, rel=0.1)
 
 
+def test_plain_binary_is_trained_as_bireal_is() -> None:
+    answers = []
+    for name in ("binary", "bireal"):
+        model = made(name, 1)
+        qat(model, *problem(), TrainConfig(2, batch_size=16, learning_rate=1e-2))
+        answers.append(deploy(model)(pictures(4)))
+    assert torch.equal(*answers)
+
+
 def test_weight_decay_reaches_the_clipping_levels_of_pact_and_not_the_steps_of_lsq() -> None:
     images, labels = problem(16)
     for name, shrinks in (("pact", True), ("lsq", False)):
