@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,6 +103,7 @@ def allocate(
     robustlab compress robustlab:signs_float --spec spec.toml --out small.safetensors
     """
     from robustlab.cli.live import watch
+    from robustlab.cli.targets import check_writable
     from robustlab.cli.twins import calibration_batches
     from robustlab.compress import write_spec
     from robustlab.compress.allocation import allocation_spec, parse_budget
@@ -121,10 +121,13 @@ def allocate(
     conditions = score_conditions(score)
     pairs = _pairs(choices)
     check_choices(pairs)
+    limit.check_widths([weights for weights, _ in pairs])
     plan = _template(template, algorithm, statistics_correction, seed)
     check_int("--calibration-images", calibration_images, 1)
     check_int("--images", images, 1)
-    _check_target(out)
+    check_writable("--out", out)
+    kept = sensitivity or out.with_name(out.name + ".sensitivity.json")
+    check_writable("--sensitivity", kept)
     network = load(model)
     if is_compressed(network):
         raise invalid("model", model, "a float model; this one is compressed already")
@@ -133,7 +136,6 @@ def allocate(
     check_answers(model, network, read_batch(training, [0])[0], training, _BATCH)
     batches = calibration_batches(data, [network], image_size, calibration_images)
     measured = _between(training, images)
-    kept = sensitivity or out.with_name(out.name + ".sensitivity.json")
     typer.echo(
         f"calibrating with {sum(map(len, batches))} and measuring on {len(measured[1])} training images of "
         f"{training.name}, {', '.join(conditions)}; sensitivities in {kept}"
@@ -198,13 +200,6 @@ def _template(path: Path | None, algorithm: str | None, statistics_correction: b
     spec = read_spec(path)
     check_choice(f"algorithm of {path}", spec.algorithm, ALLOCATED)
     return spec
-
-
-def _check_target(out: Path) -> None:
-    from robustlab.core.errors import invalid
-
-    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
-        raise invalid("--out", str(out), "a file in an existing folder that can be written")
 
 
 def _between(data: Dataset, count: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -107,8 +106,12 @@ def compress(
     ] = None,
     calibration_images: Annotated[int, typer.Option(help="Training images that set the ranges.")] = 512,
     epochs: Annotated[int, typer.Option(help="Epochs of training after calibration; 0 for none.")] = 0,
-    training_images: Annotated[int, typer.Option(help="Training images per epoch.")] = 8000,
-    learning_rate: Annotated[float, typer.Option(help="Of the training.")] = 5e-4,
+    training_images: Annotated[
+        int | None, typer.Option(help="Training images per epoch. (default: 8000)", show_default=False)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the training. (default: 0.0005)", show_default=False)
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -116,8 +119,12 @@ def compress(
         ),
     ] = None,
     distillation: Annotated[
-        float, typer.Option(help="Weight of the teacher against the labels, above 0 to 1; with --teacher.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="Weight of the teacher against the labels, above 0 to 1; with --teacher. (default: 0.5)",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Of adaround, brecq and qdrop, and of the training. (default: 0)", show_default=False),
@@ -155,14 +162,23 @@ def compress(
     plan = _planned(told) if spec is None else _read(spec, told)
     check_int("--calibration-images", calibration_images, 1)
     check_int("--epochs", epochs, 0)
-    check_int("--training-images", training_images, 1)
-    check_number("--learning-rate", learning_rate, 0.0, open_low=True)
-    check_number("--distillation", distillation, 0.0, 1.0, open_low=True)
-    if teacher is not None and not epochs:
-        raise invalid("--teacher", teacher, "left out without training; --epochs says how long")
+    training = {
+        "--training-images": training_images,
+        "--learning-rate": learning_rate,
+        "--teacher": teacher,
+        "--distillation": distillation,
+    }
+    for option, value in training.items():
+        if value is not None and not epochs:
+            raise invalid(option, value, "left out without training; --epochs says how long")
+    if distillation is not None and teacher is None:
+        raise invalid("--distillation", distillation, "left out without --teacher")
+    training_images = check_int("--training-images", 8000 if training_images is None else training_images, 1)
+    rate = check_number("--learning-rate", 5e-4 if learning_rate is None else learning_rate, 0.0, open_low=True)
+    weight = check_number("--distillation", 0.5 if distillation is None else distillation, 0.0, 1.0, open_low=True)
     _check_target(out)
     network = load(model)
-    master = None if teacher is None else load(teacher)
+    master = None if teacher is None else _teacher(teacher)
     if is_compressed(network):
         raise invalid("model", model, "a float model; this one is compressed already")
     plan.check(network)
@@ -174,15 +190,15 @@ def compress(
     typer.echo(f"calibrating with up to {calibration_images} training images of {tested.name}")
     batches = calibration_batches(data, [network], image_size, calibration_images)
     if epochs:
-        training = open_data(data, [network], split="train", image_size=image_size)
-        images, labels = _training_set(training, training_images)
-        check_classes("training images", training, labels)
+        split = open_data(data, [network], split="train", image_size=image_size)
+        images, labels = _training_set(split, training_images)
+        check_classes("training images", split, labels)
     with watch() as watcher:
         compressed = compress_with(network, plan, calibration=batches, progress=watcher)
     if epochs:
         typer.echo(f"training for {epochs} epochs on {len(images)} images")
-        weight = 0.0 if master is None else distillation
-        config = TrainConfig(epochs=epochs, learning_rate=learning_rate, distillation=weight, seed=plan.seed)
+        weight = 0.0 if master is None else weight
+        config = TrainConfig(epochs=epochs, learning_rate=rate, distillation=weight, seed=plan.seed)
         with watch() as watcher:
             records = qat(compressed, images, labels, config, teacher=master, checkpoint=checkpoint, progress=watcher)
         some = images[:: -(-len(images) // _NORM_IMAGES)]
@@ -201,7 +217,7 @@ def compress(
         "calibration_images": calibration_images,
         "epochs": epochs,
         "teacher": teacher,
-        "distillation": 0.0 if teacher is None else distillation,
+        "distillation": 0.0 if teacher is None else weight,
         "data": tested.name,
         "accuracy": {"value": after, "float": before, "images": count},
     }
@@ -289,11 +305,21 @@ def _read(path: Path, told: Mapping[str, Any]) -> Spec:
     return read_spec(path)
 
 
+def _teacher(name: str) -> nn.Module:
+    from robustlab.core.errors import RobustlabError
+    from robustlab.deploy import load
+
+    try:
+        return load(name)
+    except RobustlabError as error:
+        raise type(error)(f"--teacher: {error}") from error
+
+
 def _check_target(out: Path) -> None:
+    from robustlab.cli.targets import check_writable
     from robustlab.core.errors import invalid
 
-    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
-        raise invalid("--out", str(out), "a file in an existing folder that can be written")
+    check_writable("--out", out)
     if not (out.stem.isprintable() and len(out.stem) <= 100):
         raise invalid(
             "--out", str(out), "a file name of up to 100 printable characters, which becomes the model's name"

@@ -103,6 +103,7 @@ def compressors(
         parse_scheme,
     )
     from robustlab.cli.live import watch
+    from robustlab.cli.targets import check_folder, check_writable
     from robustlab.cli.twins import calibration_batches
     from robustlab.compress.catalogue import ALGORITHMS
     from robustlab.core.errors import check_choice, check_int
@@ -120,8 +121,9 @@ def compressors(
         check_int("--iterations", iterations, 1)
     check_int("--seed", seed, 0, 2**32 - 1)
     check_choice("--latency", latency, LATENCIES)
-    _check_file("--out", out)
-    _check_file("--markdown", markdown)
+    check_writable("--out", out)
+    check_writable("--markdown", markdown)
+    check_folder("--keep", keep)
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, 1, 1024))
     network = load(model)
@@ -156,13 +158,6 @@ def compressors(
         markdown.write_text(compressor_markdown(bench), encoding="utf-8")
     if bench.errors:
         raise typer.Exit(UNFINISHED)
-
-
-def _check_file(option: str, path: Path | None) -> None:
-    from robustlab.core.errors import invalid
-
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise invalid(option, str(path), "a file in a folder that exists")
 
 
 def _test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:

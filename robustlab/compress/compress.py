@@ -118,6 +118,8 @@ def _compressed(
     calibration: Iterable[Tensor] | Tensor,
     progress: Progress | None,
 ) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise invalid("model", type(model).__name__, "an nn.Module")
     spec.check(model)
     if not (spec.weight_scheme.plain or method.any_grid):
         raise refused_scheme(spec.weight_scheme, type(method).__name__)
@@ -197,6 +199,8 @@ def calibrate(
 
 
 def _batches(calibration: Iterable[Tensor] | Tensor) -> list[Tensor]:
+    if not isinstance(calibration, Iterable):
+        raise invalid("calibration", type(calibration).__name__, "a tensor of images, or an iterable of such batches")
     batches = [calibration] if isinstance(calibration, Tensor) else list(calibration)
     for index, batch in enumerate(batches):
         check_images(batch, f"calibration batch {index}")

@@ -48,6 +48,7 @@ _toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) el
 FIRST_LAST_BITS = 8
 _SAME = "same"  # TOML has no null: this says that the first and the last layer are like the others
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+_DEEPEST = 20  # of tables and lists in each other
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -244,12 +245,15 @@ def _check_keys(what: str, table: Mapping[str, object], known: list[str]) -> Non
         check_choice(what, key, known)
 
 
-def _plain(name: str, value: object) -> Any:
+def _plain(name: str, value: object, depth: int = 0) -> Any:
     """Text, numbers, and tuples and tables of them, so that what is written reads back equal."""
+    if depth > _DEEPEST:
+        raise invalid(name[:80], "tables in tables", f"at most {_DEEPEST} of them")
     if isinstance(value, Mapping):
-        return MappingProxyType({key: _plain(f"{name}.{key}", item) for key, item in _table(name, value).items()})
+        table = _table(name, value).items()
+        return MappingProxyType({key: _plain(f"{name}.{key}", item, depth + 1) for key, item in table})
     if isinstance(value, (list, tuple)):
-        return tuple(_plain(name, item) for item in value)
+        return tuple(_plain(name, item, depth + 1) for item in value)
     whole = type(value) is int and -(2**63) <= value < 2**63
     if whole or type(value) in (bool, str) or (type(value) is float and math.isfinite(value)):
         return value

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from robustlab.compress.coders import Coder, Moment
 from robustlab.compress.layers import CompressedLayer
-from robustlab.core.digest import tensors_digest
+from robustlab.core.digest import describe_model, tensors_digest
 from robustlab.core.errors import (
     RobustlabError,
     check_choice,
@@ -115,8 +115,8 @@ def fit(
     augment(batch, generator) and perturb(model, batch, labels, generator) map float32 batches to the same shape; the
     second is adversarial training when it attacks (Madry et al. 2018). `teacher` is imitated with the weight
     `config.distillation`. With `checkpoint` the state is saved there after every epoch, and a run that finds a
-    checkpoint of the same start (model, images, labels, configuration) goes on from it; `augment`, `perturb` and
-    `teacher` have to be the same as well, which is not checked.
+    checkpoint of the same start (model, images, labels, teacher, configuration) goes on from it; `augment` and
+    `perturb` have to be the same as well, which is not checked.
     Raises `ArgumentError` for bad shapes, ranges and labels, and `RobustlabError` when the loss is no longer finite.
     """
     if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32) or not len(images):
@@ -141,7 +141,9 @@ def fit(
     steps = math.ceil(drawn / config.batch_size) - alone
     records: list[EpochRecord] = []
     path = None if checkpoint is None else Path(checkpoint)
-    start = "" if path is None else tensors_digest({**model.state_dict(), "images": images, "labels": labels})
+    if path is not None and (path.is_dir() or (path.parent.exists() and not os.access(path.parent, os.W_OK))):
+        raise invalid("checkpoint", str(path), "a file in a folder that can be written")
+    start = "" if path is None else _start(model, images, labels, teacher)
     if path is not None and path.is_file():
         records = _restore(path, model, optimizer, config, start)
     hooks = _Hooks(augment, perturb, teacher)
@@ -251,6 +253,19 @@ def qat(
     )
 
 
+def _start(model: nn.Module, images: Tensor, labels: Tensor, teacher: nn.Module | None) -> str:
+    """Digest of what a training starts from: tensors, and what says how they are compressed."""
+    tensors = {**model.state_dict(), "images": images, "labels": labels}
+    text = describe_model(model)
+    for name, module in model.named_modules():
+        if isinstance(module, CompressedLayer) and module.algorithm is not None:
+            text += f"{name}: {module.algorithm.name}|"
+    if teacher is not None:
+        tensors |= {f"teacher/{name}": tensor for name, tensor in teacher.state_dict().items()}
+        text += describe_model(teacher)
+    return tensors_digest(tensors, text)
+
+
 def _imitation(logits: Tensor, teacher: nn.Module, batch: Tensor, config: TrainConfig) -> Tensor:
     """KL(teacher || student) of predictions softened by the temperature, times its square; the teacher is frozen."""
     lower = torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
@@ -325,7 +340,8 @@ def _restore(
     if saved != asdict(config):
         raise invalid("checkpoint", str(path), "one of the same configuration; delete it to start again")
     if saved_start != start:
-        raise invalid("checkpoint", str(path), "one of the same model, images and labels; delete it to start again")
+        allowed = "one of the same model, images, labels and teacher; delete it to start again"
+        raise invalid("checkpoint", str(path), allowed)
     state = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
     model.load_state_dict(state)
     restored: dict[int, dict[str, Tensor]] = {}

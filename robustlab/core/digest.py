@@ -1,4 +1,4 @@
-"""One way to hash tensors, for model files, fingerprints and checkpoints."""
+"""One way to hash tensors and modules, for model files, fingerprints and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def update_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
@@ -23,3 +23,27 @@ def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
     for name in sorted(tensors):
         update_digest(digest, name, tensors[name])
     return digest.hexdigest()
+
+
+def describe_module(name: str, module: nn.Module) -> tuple[str, str]:
+    """(name, class and extra_repr, plain attributes) of a module, as text to hash.
+
+    Plain attributes are public numbers, strings and lists of them, such as the heads of an attention layer.
+    """
+    attributes = [
+        f"{key}={value!r}|"
+        for key, value in sorted(vars(module).items())
+        if key != "training" and not key.startswith("_") and _plain(value)
+    ]
+    return f"{name}|{type(module).__qualname__}|{module.extra_repr()}|", "".join(attributes)
+
+
+def describe_model(model: nn.Module) -> str:
+    """What `describe_module` says of all modules of a model: everything about it that is no tensor."""
+    return "".join(part for name, module in model.named_modules() for part in describe_module(name, module))
+
+
+def _plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -14,7 +14,7 @@ from robustlab.compress.composed import Composed
 from robustlab.compress.freeze import FrozenLayer
 from robustlab.compress.layers import CompressedLayer
 from robustlab.compress.parts import Parts
-from robustlab.core.digest import update_digest
+from robustlab.core.digest import describe_module, update_digest
 from robustlab.core.frozen import frozen
 from robustlab.deploy.graph import unoptimized
 from robustlab.deploy.packed import PackedLayer
@@ -118,27 +118,19 @@ def scheme(model: nn.Module) -> str:
     return counts.most_common(1)[0][0] if counts else "float32"
 
 
-def _plain(value: object) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_plain(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
 def fingerprint(model: nn.Module) -> str:
     """sha256 (hex) over every named tensor, class name, extra_repr and plain attribute of a model, and its gradient.
 
-    Plain attributes are public numbers, strings and lists of them, such as the heads of an attention layer. Two models
-    with the same fingerprint give the same results, unless a module hides state elsewhere.
+    Two models with the same fingerprint give the same results, unless a module hides state elsewhere.
     """
     model = unoptimized(model)
     digest = hashlib.sha256(gradient_kind(model).encode())
     for name, module in model.named_modules():
-        digest.update(f"{name}|{type(module).__qualname__}|{module.extra_repr()}|".encode())
+        head, attributes = describe_module(name, module)
+        digest.update(head.encode())
         if isinstance(module, PackedLayer):
             digest.update(repr(module.surrogate).encode())
-        for key, value in sorted(vars(module).items()):
-            if key != "training" and not key.startswith("_") and _plain(value):
-                digest.update(f"{key}={value!r}|".encode())
+        digest.update(attributes.encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         update_digest(digest, name, tensor)
     return digest.hexdigest()

@@ -77,6 +77,49 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"robustlab {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--learning-rate 0.1", "--learning-rate"),
+        ("--training-images 10", "--training-images"),
+        ("--distillation 0.5 --epochs 1", "--distillation"),
+        ("--teacher nobody --epochs 1", "--teacher"),
+        ("--out /proc/x.safetensors", "--out"),
+    ],
+)
+def test_compress_names_what_it_cannot_use(
+    options: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compress", "robustlab:signs_float", "--out", str(tmp_path / "x.safetensors"), *options.split()]
+    assert refused(capsys, *arguments).startswith(f"error: {named}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [("--out /proc/x", "--out"), ("--markdown /proc/x", "--markdown"), ("--keep /proc/x", "--keep")],
+)
+def test_bench_compressors_checks_its_files_first(options: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fails(["bench", "compressors", "robustlab:signs_float", *options.split()], capsys).startswith(
+        f"error: {named}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--budget 9bits", "budget"),
+        ("--budget 999999999999999999999999999", "budget"),
+        ("--budget 4bits --sensitivity /nope/x", "--sensitivity"),
+    ],
+)
+def test_allocate_checks_its_arguments_first(
+    options: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["allocate", "robustlab:signs_float", "--out", str(tmp_path / "s.toml"), *options.split()]
+    assert refused(capsys, *arguments).startswith(f"error: {named}")
+
+
 def test_the_help_of_compress_names_every_algorithm(capsys: pytest.CaptureFixture[str]) -> None:
     from robustlab.compress.catalogue import ALGORITHMS
 

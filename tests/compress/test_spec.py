@@ -258,3 +258,10 @@ def test_a_spec_still_fits_a_model_that_was_compressed_in_part() -> None:
     part = compress(model, weights=4, activations=4, keep_float=["head*"], calibration=images())
     spec.check(part)
     assert compress_with(part, spec, calibration=images()) is not None
+
+
+def test_tables_nested_too_deep_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text("notes." + ".".join(["a"] * 900) + " = 1")
+    with pytest.raises(ArgumentError, match="at most 20"):
+        read_spec(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +94,7 @@ def test_a_run_that_is_cut_ends_with_the_same_weights(tmp_path: Path) -> None:
     other = TrainConfig(3, batch_size=16, learning_rate=1e-3)
     with pytest.raises(ArgumentError, match="configuration"):
         fit(network(), images, labels, other, checkpoint=path)
-    with pytest.raises(ArgumentError, match="same model, images and labels"):
+    with pytest.raises(ArgumentError, match="same model, images, labels"):
         fit(network(), 255 - images, labels, config, augment=flip, checkpoint=path)
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
@@ -102,6 +104,37 @@ def test_a_run_that_is_cut_ends_with_the_same_weights(tmp_path: Path) -> None:
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(RobustlabError, match="not readable"):
         fit(network(), images, labels, config, checkpoint=path)
+
+
+def test_a_checkpoint_of_other_bits_grids_algorithms_or_teachers_is_refused(tmp_path: Path) -> None:
+    images, labels = problem(32)
+    config = TrainConfig(epochs=1, batch_size=16)
+    model = network()
+    calibration = images[:8].float() / 255
+
+    def trained(path: Path, teacher: nn.Module | None = None, weight: float = 0.0, **how: Any) -> None:
+        small = rl.compress(model, calibration=calibration, **{"weights": 4, "activations": 4, **how})
+        qat(small, images, labels, replace(config, distillation=weight), checkpoint=path, teacher=teacher)
+
+    other = network()
+    with torch.no_grad():
+        next(iter(other.parameters())).mul_(2)
+    first: list[dict[str, Any]] = [{}, {"algorithm": "pact"}, {"weights": 1, "activations": 1, "algorithm": "binary"}]
+    second: list[dict[str, Any]] = [
+        {"weights": 3},
+        {"algorithm": "pact", "weights": 3},
+        {"weights": 1, "activations": 1, "algorithm": "bireal"},
+    ]
+    for index, (one, two) in enumerate(zip(first, second, strict=True)):
+        path = tmp_path / f"{index}"
+        trained(path, **one)
+        trained(path, **one)
+        with pytest.raises(ArgumentError, match="same model"):
+            trained(path, **two)
+    path = tmp_path / "teacher"
+    trained(path, model, 0.5)
+    with pytest.raises(ArgumentError, match="teacher"):
+        trained(path, other, 0.5)
 
 
 def test_perturb_sees_the_model_and_trains_on_what_it_returns() -> None:

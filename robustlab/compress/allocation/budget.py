@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,7 @@ _UNITS = {
     "x": ("share", 1.0),
 }
 _TEXT = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?(?P<unit>[A-Za-zµ]*)")
+_MOST = 1e12
 ALLOWED = (
     "4bits (what that many bits in every layer cost), 0.8x (of the widest choice in every layer), a size such as "
     "140392 or 140kB, or a time such as 300us or 0.3ms"
@@ -57,24 +59,29 @@ class Budget:
         if self.kind == "share":
             return problem.check_budget(int(self.value * max(by_width.values())))
         widths = sorted(by_width)
-        if not widths[0] <= self.value <= widths[-1]:
-            raise invalid("budget", f"{self.value:g} bits", f"from {widths[0]} to {widths[-1]} bits")
+        self.check_widths(widths)
         low = max(width for width in widths if width <= self.value)
         high = min(width for width in widths if width >= self.value)
         part = 0.0 if low == high else (self.value - low) / (high - low)
         return problem.check_budget(by_width[low] + int(part * (by_width[high] - by_width[low])))
 
+    def check_widths(self, widths: Collection[int]) -> None:
+        """Raise `ArgumentError` for bits outside the weight bits there are to choose from."""
+        if self.kind == "bits" and not min(widths) <= self.value <= max(widths):
+            raise invalid("budget", f"{self.value:g} bits", f"from {min(widths)} to {max(widths)} bits")
+
     def check_unit(self, unit: str) -> None:
         """Raise `ArgumentError` for a size where costs are in ``ns``, and for a time where they are in ``bytes``."""
         if self.kind in ("bytes", "ns") and self.kind != unit:
             wanted = "a size, as 140kB" if unit == "bytes" else "a time, as 300us"
-            raise invalid("budget", f"{self.value:g} {self.kind}", f"{wanted}, bits or a share such as 0.8x")
+            shown = f"{self.value / 1e3:g}us" if self.kind == "ns" else f"{self.value:g} {self.kind}"
+            raise invalid("budget", shown, f"{wanted}, bits or a share such as 0.8x")
 
 
 def parse_budget(text: str) -> Budget:
     """``4.0bits``, ``140392``, ``140kB``, ``0.8x``, ``300us``, ``0.3ms``. Raises `ArgumentError` for anything else."""
     match = _TEXT.fullmatch(text) if isinstance(text, str) else None
-    if match is None or match["unit"] not in _UNITS or float(match["number"]) <= 0:
+    if match is None or match["unit"] not in _UNITS or not 0 < float(match["number"]) < _MOST:
         raise invalid("budget", text, ALLOWED)
     kind, factor = _UNITS[match["unit"]]
     # round: 0.3 * 1e6 must not end a nanosecond short

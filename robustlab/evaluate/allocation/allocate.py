@@ -21,6 +21,7 @@ from robustlab.compress.allocation import (
     parse_budget,
     sensitivities,
 )
+from robustlab.compress.allocation.variants import check_choices
 from robustlab.core import Progress
 from robustlab.core.digest import update_digest
 from robustlab.core.errors import check_choice
@@ -82,6 +83,8 @@ def allocate(
     spec = spec or Spec()
     wanted = parse_budget(budget) if isinstance(budget, str) else budget
     wanted.check_unit(COSTS[cost])
+    check_choices(choices)
+    wanted.check_widths([weights for weights, _ in choices])
     conditions = score_conditions(score)
     variants = make_variants(model, calibration, choices, spec, finish=deploy, progress=progress)
     costs = byte_costs(variants) if cost == "bytes" else latency_costs(variants, images, progress=progress)
