@@ -100,9 +100,8 @@ def test_compress_names_what_it_cannot_use(
     [("--out /proc/x", "--out"), ("--markdown /proc/x", "--markdown"), ("--keep /proc/x", "--keep")],
 )
 def test_bench_compressors_checks_its_files_first(options: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fails(["bench", "compressors", "robustlab:signs_float", *options.split()], capsys).startswith(
-        f"error: {named}"
-    )
+    arguments = ["bench", "compressors", "robustlab:signs_float", *options.split()]
+    assert refused(capsys, *arguments).startswith(f"error: {named}")
 
 
 @pytest.mark.parametrize(
