@@ -43,7 +43,7 @@ import robustlab as rl
 from robustlab.compress import TRAINED, TrainConfig, deployability, fit, qat, reestimate_batch_norms
 from robustlab.core import Tiled
 from robustlab.deploy import stored_bytes
-from robustlab.models import ModelInfo, build, set_info
+from robustlab.models import ModelInfo, build, info_of, set_info
 
 FLOAT = "cifar_resnet20"
 SIGNS = "cifar_bireal"
@@ -278,6 +278,15 @@ def steps_of(train: TrainConfig) -> int:
     return train.epochs * -(-train.epoch_images // train.batch_size)
 
 
+def described(model: nn.Module, row: Row) -> nn.Module:
+    """The model with its recipe, as `robustlab compress` writes it: `robustlab bench compressors` asks for that."""
+    info = info_of(model)
+    assert info is not None
+    epochs = sum(train.epochs for train in row.trainings)
+    made = {"algorithm": row.algorithm, "weights": row.bits, "activations": row.bits, "epochs": epochs}
+    return set_info(model, replace(info, name=row.name, provenance={**info.provenance, "compressed": made}))
+
+
 def make(row: Row, material: Material, cache: Path) -> Result:
     """Train, deploy and judge a row."""
     teacher = rl.load(f"robustlab:{FLOAT}").eval()
@@ -311,7 +320,7 @@ def make(row: Row, material: Material, cache: Path) -> Result:
         settled = flip_and_crop(settled, torch.Generator().manual_seed(0))
     reestimate_batch_norms(model, settled)
     classes = {} if row.group == "start" else dict(Counter(layer.kind for layer in deployability(model)))
-    final = model.eval() if row.group == "start" else rl.deploy(model)
+    final = model.eval() if row.group == "start" else described(rl.deploy(model), row)
     rl.save(final, cache / f"{row.name}.safetensors")
     right = correct(final, material.test)
     points, half = paired(right, correct(teacher, material.test))
