@@ -78,6 +78,12 @@ def compress(
     affine: Annotated[
         bool, typer.Option("--affine", help="Give weights zero points; with the algorithms that --granularity is for.")
     ] = False,
+    factorable: Annotated[
+        bool,
+        typer.Option(
+            "--factorable", help="Replace what cannot be deployed exactly by its documented form: for lsq+free."
+        ),
+    ] = False,
     iterations: Annotated[
         int | None,
         typer.Option(help="Steps per layer or block of adaround, brecq and qdrop. (default: 500)", show_default=False),
@@ -139,7 +145,7 @@ def compress(
     """
     from robustlab.cli.live import watch
     from robustlab.cli.twins import calibration_batches, check_classes
-    from robustlab.compress import TrainConfig, compress_with, qat, reestimate_batch_norms
+    from robustlab.compress import TRAINED, TrainConfig, compress_with, qat, reestimate_batch_norms
     from robustlab.core.errors import check_int, check_number, invalid
     from robustlab.deploy import deploy, is_compressed, load, save, stored_bytes
     from robustlab.evaluate.data import open_data
@@ -160,6 +166,9 @@ def compress(
         "--seed": seed,
     }
     plan = _planned(told) if spec is None else _read(spec, told)
+    trained = TRAINED.get(plan.algorithm)
+    if trained is not None and trained.deployability == "X" and not factorable:
+        raise invalid("--algorithm", plan.algorithm, "one that is deployed exactly, or --factorable")
     check_int("--calibration-images", calibration_images, 1)
     check_int("--epochs", epochs, 0)
     training = {
@@ -207,7 +216,7 @@ def compress(
                 reestimate_batch_norms(compressed, some, progress=watcher)
         for record in records:
             typer.echo(f"epoch {record.epoch}: loss {record.loss:.3f}, accuracy {percent_text(record.accuracy)} %")
-    deployed = deploy(compressed)
+    deployed = deploy(compressed, factorable=factorable)
     agreement, before, after, count = _compare(network, deployed, tested)
     info = info_of(deployed)
     assert info is not None, "compress attaches the info"

@@ -84,6 +84,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("--training-images 10", "--training-images"),
         ("--distillation 0.5 --epochs 1", "--distillation"),
         ("--teacher nobody --epochs 1", "--teacher"),
+        ("--algorithm lsq+free --epochs 1", "--algorithm"),
         ("--out /proc/x.safetensors", "--out"),
     ],
 )

@@ -16,6 +16,7 @@ from robustlab.compress.compress import compress_with
 from robustlab.compress.fold import fold_batch_norms
 from robustlab.compress.freeze import freeze
 from robustlab.compress.layers import CompressedLayer
+from robustlab.compress.ptq.grid import bias_of
 from robustlab.compress.spec import Spec
 from robustlab.compress.structure import replace, trace
 from robustlab.core.errors import check_int, invalid
@@ -64,12 +65,14 @@ def make_variants(
 
     choices: (weight bits, activation bits), 2 to 8 each, all different. spec: all else that `compress` is told. Its
     algorithm must need no training, and layers that it gives bits of their own, the first and the last one among them,
-    have no other choice. A statistics correction is for the whole network and left out here.
+    have no other choice. A statistics correction is for the whole network: here layers only get the biases that it will
+    fill, as zeros.
     finish: what makes the exact layers, `freeze` or `robustlab.deploy.deploy`.
     Raises `ArgumentError` as `compress` does, and for a model that is compressed already.
     """
     check_choices(choices)
-    spec = with_fields(spec or Spec(), statistics_correction=False)
+    spec = spec or Spec()
+    corrected, spec = spec.statistics_correction, with_fields(spec, statistics_correction=False)
     if spec.algorithm not in ALLOCATED:
         raise invalid("algorithm", spec.algorithm, f"one that needs no training: {', '.join(ALLOCATED)}")
     if any(isinstance(module, CompressedLayer) for module in model.modules()):
@@ -80,6 +83,10 @@ def make_variants(
     for weights, activations in sorted(choices):
         planned = with_fields(spec, weights=weights, activations=activations)
         simulated = compress_with(model, planned, calibration=batches, progress=progress)
+        if corrected:
+            for module in simulated.modules():
+                if isinstance(module, CompressedLayer):
+                    bias_of(module)
         network = finish(simulated)
         networks[weights, activations] = network
         for name in trace(simulated, batches[0][:1]).order:

@@ -59,6 +59,19 @@ def test_bytes_are_those_of_the_file(scheme: WeightScheme, model: nn.Module, dat
         assert problem.cost(allocation) == stored_bytes(deployed)
 
 
+def test_bytes_hold_the_biases_of_a_statistics_correction(data: tuple[Tensor, Tensor]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(864, 4)
+    ).eval()
+    spec = Spec(statistics_correction=True)
+    costs = byte_costs(make_variants(model, data[0], ((2, 2), (4, 4)), spec, finish=rl.deploy))
+    problem = Problem(costs.layers, {n: dict.fromkeys(v, 0.0) for n, v in costs.layers.items()}, costs.fixed)
+    for allocation in problem.uniforms().values():
+        deployed = rl.deploy(compress_with(model, allocation_spec(model, allocation, spec), calibration=data[0]))
+        assert problem.cost(allocation) == stored_bytes(deployed)
+
+
 def test_a_choice_has_the_widest_time_unless_rounds_agree() -> None:
     slow, fast, noisy = [3e-6] * 8, [1e-6] * 8, [1e-6, 4e-6] * 4
     assert settled({(2, 2): fast, (4, 4): noisy, (8, 8): slow}) == {(2, 2): 1000, (4, 4): 3000, (8, 8): 3000}
