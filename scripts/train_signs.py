@@ -105,6 +105,13 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return right / len(images)
 
 
+def share_grids(model: nn.Module) -> None:
+    """Let the two convolutions of a SignsResNet that read the same tensor learn one grid, so that it is coded once."""
+    for block in model.stages:
+        if isinstance(block.shortcut, nn.Sequential):
+            block.shortcut[0].quantize_input = block.conv1.quantize_input
+
+
 def merged(model: nn.Module, images: Tensor) -> nn.Module:
     """The frozen form of a trained model, its batch norms merged into the scales and biases of the layers before them.
 
@@ -181,6 +188,7 @@ def main() -> None:
     if "w4a4" in todo:
         model = rl.load(start)
         small = rl.compress(model, weights=4, activations=4, algorithm="lsq", calibration=calibration)
+        share_grids(small)
         tuning = TrainConfig(
             options.qat_epochs,
             epoch_images=EPOCH_IMAGES,

@@ -1,4 +1,4 @@
-"""scripts/train_signs.py: merging batch norms must not change what a network computes."""
+"""scripts/train_signs.py: merging batch norms and sharing grids must not change what a network computes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import robustlab as rl
+from robustlab.compress import TrainConfig
 from robustlab.compress.layers import Affine
 from robustlab.deploy import stored_bytes
 
@@ -39,3 +40,16 @@ def test_merged_batch_norms_change_roundings_alone(script: ModuleType) -> None:
     close = (found - expected).abs().amax(dim=1) < 1e-4 * expected.abs().max()
     assert float(close.double().mean()) > 0.8
     assert torch.equal(found.argmax(1), expected.argmax(1))
+
+
+def test_shared_grids_are_learned_together_and_deployed_alike(script: ModuleType) -> None:
+    images, labels = rl.datasets.load_dataset("signs").batch(range(64))
+    small = rl.compress(rl.load("robustlab:signs_float"), weights=4, activations=4, algorithm="lsq", calibration=images)
+    with torch.no_grad():
+        expected = small(images)
+        script.share_grids(small)
+        assert torch.equal(small(images), expected)
+    rl.qat(small, images, labels, TrainConfig(1, batch_size=32, learning_rate=1e-2))
+    stages = rl.deploy(small).stages
+    for number in (1, 2):
+        assert stages[number].conv1.scheme.activation == stages[number].shortcut[0].scheme.activation
