@@ -76,17 +76,20 @@ def compress(
     calibration without images, NaN in images, weights or activations, layers whose input is the same everywhere, and
     binary ones with a channel of equal weights.
     """
-    own = algorithm if isinstance(algorithm, Algorithm) else None
-    if own is not None:
+    own, named = None, "mse"
+    if isinstance(algorithm, Algorithm):  # its spec may say what that of the plain algorithm of these bits may
+        own, named = algorithm, "binary" if weights == activations == 1 else "mse"
         own.check_bits("weights, activations", weights, activations)
         if statistics_correction is not False:
             raise invalid("statistics_correction", statistics_correction, f"False with algorithm {own.name}")
         if not weight_scheme.plain:
             raise refused_scheme(weight_scheme, own.name)
+    elif not isinstance(algorithm, Method):
+        named = algorithm
     spec = Spec(
         weights=weights,
         activations=activations,
-        algorithm=algorithm if isinstance(algorithm, str) else "binary" if weights == activations == 1 else "mse",
+        algorithm=named,
         statistics_correction=statistics_correction,
         first_last_bits=first_last_bits,
         layers={} if layers is None else layers,
