@@ -43,9 +43,9 @@ class GPTQ(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.damping, tuple) or not self.damping:
-            raise invalid("damping", self.damping, "a tuple of numbers >= 1e-06")
+            raise invalid("damping", self.damping, "a tuple of numbers from 1e-06 to 1e6")
         for value in self.damping:
-            check_number("damping", value, 1e-6)
+            check_number("damping", value, 1e-6, 1e6)
         check_choice("order", self.order, ORDERS)
 
     def apply(self, work: Work) -> None:

@@ -47,8 +47,8 @@ class Reconstruction(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_int("iterations", self.iterations, 1)
-        check_int("batch_size", self.batch_size, 1)
+        check_int("iterations", self.iterations, 1, 10_000_000)
+        check_int("batch_size", self.batch_size, 1, 65_536)
         check_number("learning_rate", self.learning_rate, 0.0, open_low=True)
         check_number("step_rate", self.step_rate, 0.0)
         check_number("regularization", self.regularization, 0.0)

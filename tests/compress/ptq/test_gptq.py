@@ -176,6 +176,7 @@ def test_a_layer_of_576_inputs_and_64_outputs_takes_less_than_ten_seconds(images
     [
         ({"damping": ()}, "damping"),
         ({"damping": (0.0,)}, "damping"),
+        ({"damping": (1e308,)}, "damping"),
         ({"damping": 0.01}, "damping"),
         ({"order": "random"}, "order"),
         ({"observer": "magic"}, "observer"),
