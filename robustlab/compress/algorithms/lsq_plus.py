@@ -61,7 +61,7 @@ class OffsetInput(StepInput):
     def obstacle(self) -> str | None:
         """An offset between two steps."""
         zero = float(self.zero())
-        return None if zero.is_integer() else f"its offset is {-zero!r} steps; allowed: a whole number of steps"
+        return None if zero.is_integer() else f"its offset is {-zero:.9g} steps; allowed: a whole number of steps"
 
     def make_factorable(self) -> None:
         """Round the offset to a whole number of steps."""
