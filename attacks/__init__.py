@@ -6,10 +6,8 @@
 True
 """
 
-from robustlab.attacks._attack import Attack
-from robustlab.attacks._loop import AttackResult
-from robustlab.attacks.fgsm import FGSM
-from robustlab.attacks.pgd import PGD
+from robustlab.attacks._attack import Attack, AttackResult
+from robustlab.attacks.gradient import FGSM, PGD
 from robustlab.attacks.registry import ATTACKS, parse_attack
 
 __all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "AttackResult", "parse_attack"]

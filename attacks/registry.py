@@ -5,25 +5,22 @@ from __future__ import annotations
 import re
 
 from robustlab.attacks._attack import Attack
-from robustlab.attacks.fgsm import FGSM
-from robustlab.attacks.pgd import PGD
-from robustlab.core import L2, Ball, Linf
-from robustlab.core.balls import parse_eps
+from robustlab.attacks._slugs import grammar, read_options
+from robustlab.attacks.gradient import FGSM, PGD
+from robustlab.core.balls import BALLS, parse_ball
 from robustlab.core.errors import ArgumentError, invalid
 
+_CLASSES: tuple[type[Attack], ...] = (FGSM, PGD)
+_BY_NAME = {attack.name: attack for attack in _CLASSES}
+
 ATTACKS: dict[str, str] = {
-    "fgsm": "fgsm-BALL: one step of length eps (Goodfellow et al. 2015)",
-    "pgd": "pgdSTEPS-BALL[-stepSIZE][-nostart]: projected gradient ascent (Madry et al. 2018)",
+    attack.name: f"{grammar(attack)}: {(attack.__doc__ or '').splitlines()[0].rstrip('.')}" for attack in _CLASSES
 }
 """Name -> grammar of its slug and what it is."""
 
-GRAMMAR = "fgsm-BALL or pgdSTEPS-BALL[-stepSIZE][-nostart], BALL = linf-EPS or l2-EPS, EPS and SIZE like 8of255 or 0.5"
-
-_BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2}
-_NUMBER = r"[0-9][0-9.]*(?:of255|e[+-]?[0-9]+)?"
 _SLUG = re.compile(
-    rf"(?:(?P<fgsm>fgsm)|pgd(?P<steps>[0-9]{{1,6}}))-(?P<norm>linf|l2)-(?P<eps>{_NUMBER})"
-    rf"(?:-step(?P<step>{_NUMBER}))?(?P<nostart>-nostart)?"
+    rf"(?P<name>[a-z]+)(?P<steps>[0-9]{{1,6}})?-(?P<ball>(?:{'|'.join(BALLS)})(?:-[0-9][0-9.]*(?:of255|e[+-]?[0-9]+)?)?)"
+    r"(?P<rest>(?:-.*)?)"
 )
 
 
@@ -33,13 +30,20 @@ def parse_attack(slug: str) -> Attack:
     Raises `ArgumentError` that states the grammar.
     """
     match = _SLUG.fullmatch(slug) if isinstance(slug, str) else None
-    if match is None or (match["fgsm"] and (match["step"] or match["nostart"])):
-        raise invalid("attack", slug, GRAMMAR)
+    if match is None or match["name"] not in _BY_NAME:
+        raise invalid("attack", slug, "; ".join(grammar(attack) for attack in _CLASSES) + _BALL_GRAMMAR)
+    attack = _BY_NAME[match["name"]]
+    allowed = grammar(attack) + _BALL_GRAMMAR
+    options = read_options(attack, match["rest"])
+    has_steps = "STEPS" in grammar(attack)
+    if options is None or has_steps != (match["steps"] is not None):
+        raise invalid("attack", slug, allowed)
+    if has_steps:
+        options["steps"] = int(match["steps"])
     try:
-        ball = _BALLS[match["norm"]](parse_eps(match["eps"]))
-        if match["fgsm"]:
-            return FGSM(ball)
-        step_size = parse_eps(match["step"]) if match["step"] else None
-        return PGD(ball, int(match["steps"]), step_size, random_start=not match["nostart"])
+        return attack(parse_ball(match["ball"]), **options)
     except ArgumentError as error:
-        raise invalid("attack", slug, f"{GRAMMAR} ({error})") from error
+        raise invalid("attack", slug, f"{allowed} ({error})") from error
+
+
+_BALL_GRAMMAR = f", BALL = {' or '.join(f'{name}-EPS' for name in BALLS)}, EPS and SIZE like 8of255 or 0.5"

@@ -30,7 +30,9 @@ import torchattacks
 from torch import Tensor, nn
 
 from robustlab.attacks import PGD
-from robustlab.attacks._loop import ascend
+from robustlab.attacks._goal import Goal
+from robustlab.attacks._victim import Victim
+from robustlab.attacks.gradient._loop import ascend
 from robustlab.core import Linf, Tiled
 from robustlab.core.keys import sample_keys
 from robustlab.deploy import load
@@ -82,17 +84,16 @@ def ours(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD, batch: i
     return torch.cat([attack(tiled, images[part], labels[part], keys=keys[part]) for part in parts])
 
 
-def ours_float32(
-    model: nn.Module, images: Tensor, labels: Tensor, attack: PGD, batch: int, tile: int, seed: int = 0
-) -> Tensor:
-    """robustlab's PGD with the float32 loss that torchattacks has."""
-    keys, tiled = sample_keys(seed, attack.slug, range(len(images))), Tiled(model, tile)
+@dataclass(frozen=True)
+class _Float32(PGD):
+    """PGD with the float32 loss that torchattacks has."""
 
-    def loss(logits: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(logits, target, reduction="none")
+    def _attack(self, victim: Victim, origin: Tensor, goal: Goal, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return ascend(victim, origin, goal, keys, self.schedule, _cross_entropy)
 
-    parts = [slice(i, i + batch) for i in range(0, len(images), batch)]
-    return torch.cat([ascend(tiled, images[p], labels[p], keys[p], attack.schedule, loss).images for p in parts])
+
+def _cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
+    return F.cross_entropy(logits, goal.labels, reduction="none")
 
 
 def peer(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD, batch: int, seed: int = 0) -> Tensor:
@@ -130,7 +131,8 @@ def compare(
         seconds, found = timed(lambda s=seed: ours(model, images, labels, attack, options.batch, options.tile, s))
         mine.append(seconds)
         ours_robust.append(accuracy(model, found, labels))
-        found = ours_float32(model, images, labels, attack, options.batch, options.tile, seed)
+        same = _Float32(attack.ball, options.steps)
+        found = ours(model, images, labels, same, options.batch, options.tile, seed)
         same_robust.append(accuracy(model, found, labels))
         seconds, found = timed(lambda s=seed: peer(model, images, labels, attack, peer_batch, s))
         theirs.append(seconds)

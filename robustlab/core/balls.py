@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -47,12 +48,16 @@ def parse_eps(text: str) -> float:
 
 @dataclass(frozen=True)
 class Ball(ABC):
-    """All images within `eps` of the original, in some norm, and in [0, 1]. `eps` is in image units."""
+    """All images within `eps` of the original, in some norm, and in [0, 1].
+
+    `eps` is in image units; infinity means all images, for attacks that look for the nearest one.
+    """
 
     eps: float
 
     def __post_init__(self) -> None:
-        check_number("eps", self.eps, 0.0)
+        if self.eps != math.inf:
+            check_number("eps", self.eps, 0.0)
 
     @property
     @abstractmethod
@@ -61,8 +66,8 @@ class Ball(ABC):
 
     @property
     def slug(self) -> str:
-        """Part of a condition's key, such as ``linf-8of255``."""
-        return f"{self.norm_name}-{format_eps(self.eps)}"
+        """Part of a condition's key, such as ``linf-8of255``; the norm alone for an infinite radius."""
+        return self.norm_name if self.eps == math.inf else f"{self.norm_name}-{format_eps(self.eps)}"
 
     @abstractmethod
     def project(self, x: Tensor, origin: Tensor) -> Tensor:
@@ -149,3 +154,18 @@ class L2(Ball):
         norm = _flat_norm(gradient)
         inverse = torch.where(norm > 0, 1 / norm.clamp(min=1e-300), torch.zeros_like(norm))
         return (gradient.double() * _per_sample(inverse, gradient)).to(gradient.dtype)
+
+
+BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2}
+"""Norm -> its ball."""
+
+
+def parse_ball(text: str) -> Ball:
+    """The inverse of `Ball.slug`, such as ``linf-8of255``, or ``l2`` for an infinite radius.
+
+    Raises `ArgumentError` for a text of another form.
+    """
+    name, _, eps = text.partition("-")
+    if name not in BALLS:
+        raise invalid("ball", text, " or ".join(f"{norm}-EPS" for norm in BALLS))
+    return BALLS[name](parse_eps(eps) if eps else math.inf)

@@ -12,6 +12,7 @@ from robustlab.core.errors import check_choice, invalid
 from robustlab.models.bireal import CifarBiReal
 from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD, Normalized
 from robustlab.models.bnn import BinaryCnv, BinaryLfc
+from robustlab.models.certified import ReluNet, ResNet2B
 from robustlab.models.cifar import CifarResNet, CnnA
 from robustlab.models.signs import SignsBinary, SignsResNet
 
@@ -21,6 +22,8 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet": CifarResNet,
     "cifar_cnn_a": CnnA,
     "cifar_bireal": CifarBiReal,
+    "relu_net": ReluNet,
+    "resnet_2b": ResNet2B,
     "bnn_cnv": BinaryCnv,
     "bnn_lfc": BinaryLfc,
 }
@@ -30,12 +33,17 @@ _ALLOWED: dict[str, frozenset[str]] = {
     "cifar_resnet": frozenset({"depth", "classes", "mean", "std"}),
     "cifar_cnn_a": frozenset({"classes", "mean", "std"}),
     "cifar_bireal": frozenset({"classes", "widths", "steps", "mean", "std"}),
+    "relu_net": frozenset(
+        {"outputs", "kernels", "strides", "paddings", "hidden", "size", "channels", "classes", "mean", "std"}
+    ),
+    "resnet_2b": frozenset({"classes", "mean", "std"}),
     "bnn_cnv": frozenset({"classes"}),
     "bnn_lfc": frozenset({"classes", "width"}),
     "torchvision": frozenset({"classes", "mean", "std"}),
 }
 _LIMIT = 4096
 _LIMITS = {"blocks": 64, "steps": 64, "depth": 1024}
+_LOWEST = {"paddings": 0}
 
 
 def check_architecture(architecture: str, arguments: Mapping[str, object]) -> tuple[str, str]:
@@ -64,14 +72,14 @@ def _check_value(key: str, value: object) -> None:
     numbers = value if isinstance(value, (list, tuple)) else [value]
     if not 1 <= len(numbers) <= 16:
         raise invalid(key, value, "a list of 1 to 16 numbers")
-    limit = _LIMITS.get(key, _LIMIT)
+    lowest, limit = _LOWEST.get(key, 1), _LIMITS.get(key, _LIMIT)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise invalid(key, value, "a number or a list of numbers")
-        if isinstance(number, int) and not (key in ("mean", "std") or 1 <= number <= limit):
-            raise invalid(key, value, f"whole numbers from 1 to {limit}")
+        if isinstance(number, int) and not (key in ("mean", "std") or lowest <= number <= limit):
+            raise invalid(key, value, f"whole numbers from {lowest} to {limit}")
         if isinstance(number, float) and key not in ("mean", "std"):
-            raise invalid(key, value, f"whole numbers from 1 to {limit}")
+            raise invalid(key, value, f"whole numbers from {lowest} to {limit}")
 
 
 def build(architecture: str, arguments: Mapping[str, object] | None = None) -> nn.Module:

@@ -47,6 +47,15 @@ def _cnn_a(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     return {f"{_CNN_A_NAMES.get(head, head)}.{tail}": tensors[key] for key, (head, _, tail) in parts.items()}
 
 
+def _chain(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Numbered layers, the last two of them linear, by the names of `ReluNet`."""
+    numbers = sorted({int(key.partition(".")[0]) for key in tensors if key.partition(".")[0].isdecimal()})
+    names = {str(number): f"convolutions.{index}" for index, number in enumerate(numbers[:-2])}
+    names.update(zip(map(str, numbers[-2:]), ("hidden", "linear"), strict=False))
+    parts = {key: key.partition(".") for key in tensors}
+    return {f"{names.get(head, head)}.{tail}": tensors[key] for key, (head, _, tail) in parts.items()}
+
+
 def _cnv(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     return binary_state(tensors, BinaryCnv.grids, path)
 
@@ -72,6 +81,66 @@ _FOREIGN["cifar_cnn_a_mix"] = _Foreign(
     _cnn_a,
     "CIFAR-10 CNN-A, robustly trained for linf 2/255, float (weights from ROBUSTLAB_DATA)",
 )
+
+_WONG = ([125.3 / 255, 123.0 / 255, 113.9 / 255], [63.0 / 255, 62.1 / 255, 66.7 / 255])
+_OVAL = ([0.485, 0.456, 0.406], [0.225, 0.225, 0.225])
+
+
+def _chain_entry(
+    file: str,
+    description: str,
+    layers: tuple[list[int], list[int], list[int], list[int]],
+    norm: tuple[list[float], list[float]] | None = None,
+) -> _Foreign:
+    arguments: dict[str, object] = dict(zip(("outputs", "kernels", "strides", "paddings"), layers, strict=True))
+    arguments |= {"channels": 1, "size": 28} if norm is None else {"mean": norm[0], "std": norm[1]}
+    return _Foreign(
+        file,
+        "robustlab:relu_net",
+        arguments,
+        _chain,
+        f"{description}, float (weights from ROBUSTLAB_DATA)",
+        class_names=tuple("0123456789") if norm is None else _CIFAR_CLASSES,
+        input_size=(28, 28) if norm is None else (32, 32),
+    )
+
+
+_SMALL = ([16, 32], [4, 4], [2, 2], [1, 1])
+_FOREIGN |= {
+    **{
+        f"cifar_cnn_a_{part}": _chain_entry(
+            f"cifar10_cnn_a_{part}", "CIFAR-10 CNN-A, robustly trained for linf 2/255", _SMALL, _WONG
+        )
+        for part in ("adv", "adv4", "adv_alt")
+    },
+    "cifar_conv_small_pgd": _chain_entry(
+        "cifar10_conv_small_pgd",
+        "CIFAR-10, two convolutions, robustly trained for linf 2/255",
+        ([16, 32], [4, 4], [2, 2], [0, 0]),
+        ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+    ),
+    "cifar_oval_base": _chain_entry(
+        "cifar10_oval_base", "CIFAR-10, OVAL base, certifiably trained", ([8, 16], [4, 4], [2, 2], [1, 1]), _OVAL
+    ),
+    "cifar_oval_wide": _chain_entry("cifar10_oval_wide", "CIFAR-10, OVAL wide, certifiably trained", _SMALL, _OVAL),
+    "cifar_oval_deep": _chain_entry(
+        "cifar10_oval_deep",
+        "CIFAR-10, OVAL deep, certifiably trained",
+        ([8, 8, 8, 8], [4, 3, 3, 4], [2, 1, 1, 2], [1, 1, 1, 1]),
+        _OVAL,
+    ),
+    "cifar_resnet2b_adv": _Foreign(
+        "cifar10_resnet2b_adv",
+        "robustlab:resnet_2b",
+        {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2471, 0.2435, 0.2616]},
+        _same,
+        "CIFAR-10 ResNet-2B, robustly trained for linf 2/255, float (weights from ROBUSTLAB_DATA)",
+    ),
+    "mnist_cnn_a_adv": _chain_entry("mnist_cnn_a_adv", "MNIST CNN-A, robustly trained for linf 0.3", _SMALL),
+    "mnist_convex_adv": _chain_entry(
+        "mnist_convex_adv_eps0.1", "MNIST CNN-A, certifiably trained for linf 0.1", _SMALL
+    ),
+}
 
 _FOREIGN["bnn_cifar10_cnvW1A1"] = _Foreign(
     "bnn_cifar10_cnvW1A1",

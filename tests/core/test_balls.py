@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robustlab.core import L2, ArgumentError, Ball, Linf
-from robustlab.core.balls import format_eps, parse_eps
+from robustlab.core.balls import format_eps, parse_ball, parse_eps
 from robustlab.core.keys import sample_keys
 
 BALLS: list[type[Ball]] = [Linf, L2]
@@ -122,8 +122,9 @@ def test_radius_text_of_levels(k: int) -> None:
 
 def test_slugs_and_bad_radii() -> None:
     assert [b.slug for b in (Linf(8 / 255), L2(0.5), L2(1), Linf(0.0))] == ["linf-8of255", "l2-0.5", "l2-1", "linf-0"]
+    assert [parse_ball(b.slug) for b in (Linf(8 / 255), L2(math.inf))] == [Linf(8 / 255), L2(math.inf)]
     assert Linf(8 / 255 + 1e-9).slug != Linf(8 / 255).slug
-    for bad in (-1.0, math.nan, math.inf, "8/255", None, True):
+    for bad in (-1.0, math.nan, -math.inf, "8/255", None, True):
         with pytest.raises(ArgumentError, match="eps is"):
             Linf(bad)  # type: ignore[arg-type]
     for text in ("", "8/255", "-1", "1e", "of255", "0x1"):

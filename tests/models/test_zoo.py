@@ -42,6 +42,47 @@ def test_cifar_networks_have_their_known_accuracy(depth: int, right: int, monkey
     assert found == right
 
 
+ROBUST = {
+    "cifar_cnn_a_adv": 664,
+    "cifar_cnn_a_adv4": 574,
+    "cifar_cnn_a_adv_alt": 697,
+    "cifar_cnn_a_mix": 760,
+    "cifar_resnet2b_adv": 703,
+    "cifar_oval_base": 611,
+    "cifar_oval_wide": 636,
+    "cifar_oval_deep": 565,
+    "cifar_conv_small_pgd": 630,
+}
+
+
+@needs_data
+@pytest.mark.parametrize("name", ROBUST)
+def test_robustly_trained_networks_have_their_known_accuracy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTLAB_DATA", str(DATA.resolve()))
+    images, labels = rl.datasets.load_dataset("cifar10").batch(range(1000))
+    with torch.inference_mode():
+        assert int((rl.load(f"robustlab:{name}")(images).argmax(1) == labels).sum()) == ROBUST[name]
+
+
+@needs_data
+@pytest.mark.parametrize(("name", "right"), [("mnist_cnn_a_adv", 2852), ("mnist_convex_adv", 2922)])
+def test_grey_networks_take_one_channel_or_three(name: str, right: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTLAB_DATA", str(DATA.resolve()))
+    images, labels = rl.datasets.load_dataset("mnist").batch(range(3000))
+    model = rl.load(f"robustlab:{name}")
+    with torch.inference_mode():
+        answers = model(images).argmax(1)
+        assert int((answers == labels).sum()) == right
+        assert torch.equal(model(images[:, :1]).argmax(1), answers)
+
+
+def test_networks_of_mismatched_lists_are_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"outputs, kernels, strides, paddings is \(2, 1, 2, 2\)"):
+        build("robustlab:relu_net", {"kernels": [4]})
+    with pytest.raises(ArgumentError, match="size is 3"):
+        build("robustlab:relu_net", {"size": 3, "paddings": [0, 0]})
+
+
 def test_zoo_names_are_checked_and_missing_weights_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="did you mean signs_w4a4"):
         open_zoo("signs_w4a5")

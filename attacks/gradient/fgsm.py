@@ -6,13 +6,13 @@ x' = x + eps * sign(grad_x J(x, y)) for the l_inf ball; x' = x + eps * g / ||g||
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from robustlab.attacks._attack import Attack
-from robustlab.attacks._loop import Schedule
+from robustlab.attacks.gradient._loop import GradientAttack, Schedule
 
 
 @dataclass(frozen=True)
-class FGSM(Attack):
+class FGSM(GradientAttack):
     """One step of length eps along the steepest ascent of the cross-entropy, from the image itself.
 
     Published with eps 0.25 on MNIST and 0.1 on CIFAR-10; 1/255 to 8/255 are usual today.
@@ -30,10 +30,7 @@ class FGSM(Attack):
         True
     """
 
-    @property
-    def slug(self) -> str:
-        """Such as ``fgsm-linf-2of255``."""
-        return f"fgsm-{self.ball.slug}"
+    name: ClassVar[str] = "fgsm"
 
     @property
     def schedule(self) -> Schedule:

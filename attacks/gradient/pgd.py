@@ -6,17 +6,17 @@ x(t+1) = Projection(x(t) + alpha * ascent(grad_x J(x(t), y))), ascent = sign for
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from robustlab.attacks._attack import Attack
-from robustlab.attacks._loop import Schedule
-from robustlab.core.balls import format_eps
-from robustlab.core.errors import check_int, check_number, invalid
+from robustlab.attacks._slugs import Option, check_flag
+from robustlab.attacks.gradient._loop import GradientAttack, Schedule
+from robustlab.core.errors import check_int, check_number
 
 _RELATIVE_STEP = 2.5  # Madry et al. 2018, section 5: "2.5 eps / steps", so that every corner of the ball is in reach.
 
 
 @dataclass(frozen=True)
-class PGD(Attack):
+class PGD(GradientAttack):
     """Projected steepest ascent of the cross-entropy, from a uniform draw in the ball.
 
     The last iterate is returned, and for a sample that is broken earlier the iterate that broke it. Published for
@@ -46,19 +46,18 @@ class PGD(Attack):
     step_size: float | None = None
     random_start: bool = True
 
+    name: ClassVar[str] = "pgd"
+    options: ClassVar[tuple[Option, ...]] = (
+        Option("step_size", "step", "number"),
+        Option("random_start", "nostart", "flag"),
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_int("steps", self.steps, 1)
         if self.step_size is not None:
             check_number("step_size", self.step_size, 0.0, open_low=True)
-        if not isinstance(self.random_start, bool):
-            raise invalid("random_start", self.random_start, "True or False")
-
-    @property
-    def slug(self) -> str:
-        """Such as ``pgd20-linf-8of255``, or ``pgd20-linf-8of255-step2of255-nostart``."""
-        step = "" if self.step_size is None else f"-step{format_eps(self.step_size)}"
-        return f"pgd{self.steps}-{self.ball.slug}{step}{'' if self.random_start else '-nostart'}"
+        check_flag("random_start", self.random_start)
 
     @property
     def schedule(self) -> Schedule:

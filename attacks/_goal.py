@@ -1,0 +1,74 @@
+"""What an attack wants, and the losses it ascends to get there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustlab.core.errors import check_labels, invalid
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Any class but `labels` (N,), or, where they are given, the classes `targets` (N,)."""
+
+    labels: Tensor
+    targets: Tensor | None = None
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """bool (N,): whether logits (N, K) are finite and their largest is what the attack wants."""
+        answers = logits.argmax(dim=1)
+        wanted = answers != self.labels if self.targets is None else answers == self.targets
+        return wanted & finite_rows(logits)
+
+    def at(self, rows: Tensor) -> Goal:
+        """The goal of the samples `rows` (n,)."""
+        return Goal(self.labels[rows], None if self.targets is None else self.targets[rows])
+
+    def check(self, classes: int) -> None:
+        """Raise `ArgumentError` for labels or targets outside [0, classes), or a target that is its label."""
+        check_labels(self.labels, len(self.labels), classes)
+        if self.targets is None:
+            return
+        check_labels(self.targets, len(self.labels), classes, "targets")
+        same = torch.nonzero(self.targets == self.labels).flatten()
+        if len(same):
+            first = int(same[0])
+            raise invalid(f"targets[{first}]", int(self.targets[first]), "any class but the label")
+
+
+Loss = Callable[[Tensor, Goal], Tensor]
+"""(logits (N, K), goal) -> loss per sample (N,). An attack ascends it, whatever it wants."""
+
+
+def finite_rows(x: Tensor) -> Tensor:
+    """bool (N,): whether all values of a sample are finite."""
+    flat = x.reshape(len(x), -1)
+    finite = torch.isfinite(flat.sum(dim=1))  # One pass; a sum can overflow, so only what fails is looked at closely.
+    return finite if bool(finite.all()) else torch.isfinite(flat).all(dim=1)
+
+
+def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
+    """-log softmax(logits)[label], or log softmax(logits)[target], per sample (N,), in float64.
+
+    In float32 the label's part of the gradient, p - 1, rounds to 0 for a margin above 17, and what is left of the
+    gradient points elsewhere: a confident model would look more robust than it is.
+    """
+    if goal.targets is None:
+        return F.cross_entropy(logits.double(), goal.labels, reduction="none")
+    return -F.cross_entropy(logits.double(), goal.targets, reduction="none")
+
+
+def margin(logits: Tensor, goal: Goal) -> Tensor:
+    """How far the wanted class is in front of the others, per sample (N,): above 0 exactly where the goal is reached.
+
+    max over k != y of z_k, minus z_y; or z_t - max over k != t of z_k (Carlini & Wagner 2017, f6, without the bound).
+    """
+    chosen = (goal.labels if goal.targets is None else goal.targets)[:, None]
+    others = logits.scatter(1, chosen, -torch.inf).amax(dim=1)
+    gap = others - logits.gather(1, chosen)[:, 0]
+    return gap if goal.targets is None else -gap

@@ -1,0 +1,133 @@
+"""What an attack may ask of a model: logits and input-gradients, in tiles of one shape where the model wants that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustlab.attacks._goal import Goal, Loss, cross_entropy
+from robustlab.core import Tiled
+from robustlab.core.errors import invalid
+from robustlab.core.tiles import pad_rows, tiles
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """The model that is called: what a `Tiled` wraps, else `model` itself."""
+    return model.model if isinstance(model, Tiled) else model
+
+
+def in_tiles(model: nn.Module, function: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> list[Tensor]:
+    """Apply `function` to aligned batches (N, ...), N >= 1, and join each of its results along the samples.
+
+    For a `Tiled` model every call gets exactly `tile` samples, so that neither a result's last bits nor the peak
+    memory depend on N. Otherwise there is one call with everything.
+    """
+    if not isinstance(model, Tiled):
+        return list(function(*batches))
+    parts = []
+    for start, stop in tiles(len(batches[0]), model.tile):
+        results = function(*(pad_rows(batch[start:stop], model.tile) for batch in batches))
+        parts.append([result[: stop - start] for result in results])
+    return parts[0] if len(parts) == 1 else [torch.cat(joined) for joined in zip(*parts, strict=True)]
+
+
+def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Call `network` on images (N, C, H, W) and return its logits (N, K); `ArgumentError` if it gives anything else."""
+    # A copy: writing into it cannot reach the caller's images, and torch lets it happen where a leaf would raise.
+    handed = images.clone()
+    version = handed._version
+    logits = network(handed)
+    allowed = f"a model that returns floating-point logits ({len(images)}, K), K >= 2, for {len(images)} images"
+    if not isinstance(logits, Tensor):
+        raise invalid("model", f"{type(network).__name__} returning {type(logits).__name__}", allowed)
+    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2 or not logits.is_floating_point():
+        shown = f"{type(network).__name__} returning {logits.dtype} of shape {tuple(logits.shape)}"
+        raise invalid("model", shown, allowed)
+    if handed._version != version:
+        raise invalid("model", type(network).__name__, "a model that leaves its input images unchanged")
+    return logits
+
+
+def logits_and_gradient(
+    network: nn.Module, images: Tensor, goal: Goal, loss: Loss = cross_entropy
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) and the gradient (N, C, H, W) of the loss, summed over samples, with respect to `images`.
+
+    Call it with parameters frozen. Raises `ArgumentError` if the model has no gradient.
+    """
+    with torch.enable_grad():
+        x = images.detach().requires_grad_()
+        logits = logits_of(network, x)
+        goal.check(logits.shape[1])
+        gradient = None
+        if logits.requires_grad:
+            (gradient,) = torch.autograd.grad(loss(logits, goal).sum(), x, allow_unused=True)
+    if gradient is None:
+        raise invalid(
+            "model",
+            f"{type(network).__name__}, whose output has no gradient",
+            "a model that differentiates with respect to its images (a float model, or one made by"
+            " robustlab.deploy(), which has a surrogate gradient), or an attack with needs_gradient = False",
+        )
+    return logits.detach(), gradient
+
+
+class Victim:
+    """A model under attack: answers in tiles, counted for every sample.
+
+    Attributes:
+        network: the model that is called, without a `Tiled` around it.
+        queries: int64 (N,), forward passes on each of the N samples under attack, those of gradients included.
+        gradients: int64 (N,), input-gradients of each sample.
+    """
+
+    def __init__(self, model: nn.Module, count: int, draws: int = 1) -> None:
+        """`draws`: how often a gradient is taken and averaged (expectation over the randomness of a model)."""
+        self.network = network_of(model)
+        self.queries = torch.zeros(count, dtype=torch.int64)
+        self.gradients = torch.zeros(count, dtype=torch.int64)
+        self._model = model
+        self._draws = draws
+
+    def in_tiles(self, function: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> list[Tensor]:
+        """Apply `function` to aligned batches (n, ...), n >= 1, tile by tile; it does not count."""
+        return in_tiles(self._model, function, *batches)
+
+    def count(self, rows: Tensor, *, gradient: bool = False) -> None:
+        """Count one forward pass, or one gradient (of all its draws), on each of the samples `rows` (n,)."""
+        where = rows.cpu()
+        times = self._draws if gradient else 1
+        self.queries[where] += times
+        if gradient:
+            self.gradients[where] += times
+
+    def logits(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Logits (n, K), without a gradient, of `images` (n, C, H, W) made from the samples `rows` (n,)."""
+        self.count(rows)
+        with torch.no_grad():
+            return self.in_tiles(lambda x: (logits_of(self.network, x),), images)[0]
+
+    def differentiate_tile(self, images: Tensor, goal: Goal, loss: Loss) -> tuple[Tensor, Tensor]:
+        """`logits_and_gradient` of one tile, the mean over the draws; it does not count."""
+        logits, gradient = logits_and_gradient(self.network, images, goal, loss)
+        for _ in range(self._draws - 1):
+            again, more = logits_and_gradient(self.network, images, goal, loss)
+            logits, gradient = logits + again, gradient + more
+        return (logits, gradient) if self._draws == 1 else (logits / self._draws, gradient / self._draws)
+
+    def differentiate(self, images: Tensor, goal: Goal, loss: Loss, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, K) and input-gradients (n, C, H, W) of the samples `rows` (n,), whose goal is `goal`."""
+        self.count(rows, gradient=True)
+
+        def tile(x: Tensor, labels: Tensor, *targets: Tensor) -> tuple[Tensor, Tensor]:
+            return self.differentiate_tile(x, Goal(labels, *targets), loss)
+
+        logits, gradient = self.in_tiles(tile, images, *goal_tensors(goal))
+        return logits, gradient
+
+
+def goal_tensors(goal: Goal) -> tuple[Tensor, ...]:
+    """Labels, and targets if there are any: what `in_tiles` takes; ``Goal(*tensors)`` is the goal again."""
+    return (goal.labels,) if goal.targets is None else (goal.labels, goal.targets)

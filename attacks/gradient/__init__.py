@@ -1,0 +1,6 @@
+"""Attacks inside a ball that follow the gradient of a loss."""
+
+from robustlab.attacks.gradient.fgsm import FGSM
+from robustlab.attacks.gradient.pgd import PGD
+
+__all__ = ["FGSM", "PGD"]
