@@ -1,6 +1,6 @@
 """AutoAttack of robustlab beside torchattacks' on robustly and certifiably trained networks, image by image.
 
-    ROBUSTLAB_DATA=../shared/data python benchmarks/autoattack.py --work runs/autoattack --out benchmarks/autoattack.json
+    python benchmarks/autoattack.py --work runs/autoattack --out benchmarks/autoattack.json
 
 Every network and attack is judged in parts of 200 images, each kept in --work when it ends, so that a stopped run goes
 on where it was. The reference alone takes 20 to 45 minutes for 1,000 images; `--only` names networks, `--side` does one
