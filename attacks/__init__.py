@@ -7,7 +7,8 @@ True
 """
 
 from robustlab.attacks._attack import Attack, AttackResult
+from robustlab.attacks.adapters import TorchAttack
 from robustlab.attacks.gradient import FGSM, PGD
 from robustlab.attacks.registry import ATTACKS, parse_attack
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "AttackResult", "parse_attack"]
+__all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "AttackResult", "TorchAttack", "parse_attack"]

@@ -6,6 +6,7 @@ import re
 
 from robustlab.attacks._attack import Attack
 from robustlab.attacks._slugs import grammar, read_options
+from robustlab.attacks.adapters.torchattacks import PREFIX, TorchAttack
 from robustlab.attacks.gradient import FGSM, PGD
 from robustlab.core.balls import BALLS, parse_ball
 from robustlab.core.errors import ArgumentError, invalid
@@ -16,6 +17,7 @@ _BY_NAME = {attack.name: attack for attack in _CLASSES}
 ATTACKS: dict[str, str] = {
     attack.name: f"{grammar(attack)}: {(attack.__doc__ or '').splitlines()[0].rstrip('.')}" for attack in _CLASSES
 }
+ATTACKS["torchattacks"] = "torchattacks:NAME(key=value, ...): any attack of torchattacks, held to its threat model"
 """Name -> grammar of its slug and what it is."""
 
 _SLUG = re.compile(
@@ -27,8 +29,12 @@ _SLUG = re.compile(
 def parse_attack(slug: str) -> Attack:
     """The attack that a slug such as ``pgd20-linf-8of255`` describes; ``parse_attack(attack.slug) == attack``.
 
+    ``torchattacks:NAME(key=value, ...)`` is an attack of that library.
+
     Raises `ArgumentError` that states the grammar.
     """
+    if isinstance(slug, str) and slug.startswith(PREFIX):
+        return TorchAttack.parse(slug)
     match = _SLUG.fullmatch(slug) if isinstance(slug, str) else None
     if match is None or match["name"] not in _BY_NAME:
         raise invalid("attack", slug, "; ".join(grammar(attack) for attack in _CLASSES) + _BALL_GRAMMAR)

@@ -235,6 +235,8 @@ def parse_condition(key: str) -> Condition:
 
     Raises `ArgumentError` that says what is allowed, with the nearest name.
     """
+    if isinstance(key, str) and key.startswith("torchattacks:"):
+        return AttackCondition(parse_attack(key))
     if not isinstance(key, str) or not KEY_PATTERN.fullmatch(key):
         raise _unknown(key)
     if key == "clean":
