@@ -10,6 +10,7 @@ import typer
 
 from robustlab import __version__
 from robustlab.cli.allocate import allocate
+from robustlab.cli.attack import attack
 from robustlab.cli.bench import app as bench
 from robustlab.cli.compress import compress
 from robustlab.cli.doctor import doctor
@@ -28,6 +29,7 @@ app = typer.Typer(
     epilog="Example: robustlab evaluate (bundled traffic-sign models, about two minutes, nothing to download)",
 )
 app.command()(evaluate)
+app.command()(attack)
 app.command()(compress)
 app.command()(allocate)
 app.command()(show)

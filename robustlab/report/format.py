@@ -7,9 +7,33 @@ import re
 
 MISSING = "–"
 
-_ATTACKS = {"fgsm": "FGSM", "pgd": "PGD", "apgd": "APGD", "bim": "BIM", "mim": "MI-FGSM"}
+_ATTACKS = {
+    "fgsm": "FGSM",
+    "bim": "BIM",
+    "pgd": "PGD",
+    "mifgsm": "MI-FGSM",
+    "difgsm": "DI-FGSM",
+    "tifgsm": "TI-FGSM",
+    "apgdce": "APGD-CE",
+    "apgddlr": "APGD-DLR",
+    "apgdt": "APGD-T",
+    "ddn": "DDN",
+    "fmn": "FMN",
+    "fabt": "FAB-T",
+    "cw": "C&W",
+    "deepfool": "DeepFool",
+    "square": "Square",
+    "nes": "NES",
+    "spsa": "SPSA",
+    "hopskipjump": "HopSkipJump",
+    "autoattack": "AutoAttack",
+}
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1", "l0": "ℓ0"}
-_ATTACK_KEY = re.compile(r"^(?P<name>[a-z][a-z.+-]*?)(?P<steps>\d*)-(?P<norm>linf|l0|l1|l2)-(?P<eps>[0-9a-z.+-]+)$")
+_ATTACK_KEY = re.compile(
+    r"(?P<name>[a-z][a-z.+-]*?)(?P<steps>\d*)-(?P<norm>linf|l0|l1|l2)(?:-(?P<eps>[0-9.]+(?:of255|e[+-]?[0-9]+)?))?"
+    r"(?P<options>(?:-[a-z0-9.+]+)*)"
+)
+_OPTIONS = {"nostart": "no random start", "uint8": "8-bit images"}
 _CORRUPTION_KEY = re.compile(r"^(?P<name>[a-z][a-z0-9.+-]*)-(?P<severity>[1-5])$")
 
 
@@ -92,19 +116,24 @@ def condition_kind(key: str) -> str:
     """``clean``, ``attack``, ``corruption`` or ``other``, from the spelling of a condition's key."""
     if key == "clean":
         return "clean"
-    if _ATTACK_KEY.match(key):
+    if _ATTACK_KEY.fullmatch(key):
         return "attack"
     return "corruption" if _CORRUPTION_KEY.match(key) else "other"
 
 
 def condition_title(key: str) -> str:
     """A key in words: ``pgd20-linf-8of255`` -> ``PGD-20 ℓ∞ 8/255``, ``contrast-3`` -> ``contrast 3``."""
-    attack = _ATTACK_KEY.match(key)
+    attack = _ATTACK_KEY.fullmatch(key)
     if attack:
         name = _ATTACKS.get(attack["name"], attack["name"])
-        radius = attack["eps"].replace("of", "/").replace("-step", ", step ").replace("-nostart", ", no random start")
         steps = f"-{attack['steps']}" if attack["steps"] else ""
-        return f"{name}{steps} {_NORMS[attack['norm']]} {radius}"
+        radius = [attack["eps"]] if attack["eps"] else []
+        options = [_OPTIONS.get(word, word.replace("step", "step ")) for word in attack["options"].split("-")[1:]]
+        return (
+            " ".join([f"{name}{steps}", _NORMS[attack["norm"]], ", ".join([*radius, *options])])
+            .replace("of255", "/255")
+            .strip()
+        )
     return key.replace("-", " ")
 
 

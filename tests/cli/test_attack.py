@@ -1,0 +1,103 @@
+"""`robustlab attack`: what it prints and keeps, that it goes on where it was, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import robustlab as rl
+from robustlab.cli import run
+from robustlab.core import Linf
+from robustlab.report.sheet import read_png
+
+MODEL = "robustlab:signs_w4a4"
+
+
+def test_images_are_kept_pictured_and_judged_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a"
+    command = ["attack", MODEL, "--limit", "12", "--attack", "pgd5-linf-8of255", "--save", "png", "--out", str(out)]
+    assert run(command) == 0
+    printed = capsys.readouterr().out
+    report = json.loads((out / "attack.json").read_text(encoding="utf-8"))
+    (row,) = report["attacks"]
+    kept = load_file(out / "pgd5-linf-8of255" / "part-00000.safetensors")
+    images, labels = rl.datasets.load_dataset("signs").batch(range(12))
+    model = rl.load(MODEL)
+    assert Linf(8 / 255).contains(kept["images"], images).all()
+    with torch.no_grad():
+        said = rl.core.Tiled(model)(kept["images"]).argmax(dim=1)
+        before = rl.core.Tiled(model)(images).argmax(dim=1)
+    assert torch.equal(said, kept["prediction"])
+    assert row["robust"] == pytest.approx(float((said == labels).float().mean()))
+    broken = (before == labels) & (said != labels)
+    assert row["successes"] == int(broken.sum()) > 0
+    files = sorted((out / "pgd5-linf-8of255" / "png").iterdir())
+    assert [int(path.name[:6]) for path in files] == broken.nonzero().flatten().tolist()
+    decoded = torch.stack([torch.from_numpy(read_png(path)) for path in files])
+    assert torch.equal(decoded, (kept["images"][broken] * 255).round() / 255)
+    with torch.no_grad():
+        still = int((rl.core.Tiled(model)(decoded).argmax(dim=1) != labels[broken]).sum())
+    assert f"{still} of {len(files)}" in printed
+    assert (out / "pgd5-linf-8of255" / "sheet.png").stat().st_size > 1000
+
+
+def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from robustlab.attacks import PGD
+
+    command = ["attack", MODEL, "--limit", "8", "--attack", "pgd2-linf-8of255", "--out", str(tmp_path)]
+    assert run(command) == 0
+    path = tmp_path / "pgd2-linf-8of255" / "part-00000.safetensors"
+    first, written = load_file(path), path.stat().st_mtime_ns
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("attacked again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PGD, "run", refuse)
+        assert run(command) == 0
+    assert path.stat().st_mtime_ns == written
+    assert run([*command, "--seed", "1"]) == 0
+    assert not torch.equal(load_file(path)["images"], first["images"])
+    path.write_bytes(path.read_bytes()[:100])
+    assert run(command) == 2
+
+
+def test_targets(tmp_path: Path) -> None:
+    command = ["attack", MODEL, "--limit", "12", "--attack", "pgd30-linf-16of255"]
+    for rule in ("next", "random", "stop"):
+        out = tmp_path / rule
+        assert run([*command, "--target", rule, "--out", str(out)]) == 0
+        kept = load_file(out / "pgd30-linf-16of255" / "part-00000.safetensors")
+        labels, targets = kept["labels"], kept["targets"]
+        names = rl.datasets.load_dataset("signs").class_names
+        assert (targets != labels).all()
+        if rule == "next":
+            assert torch.equal(targets, (labels + 1) % len(names))
+        if rule == "stop":
+            assert set(targets[targets >= 0].tolist()) == {names.index("stop")}
+        aimed = targets >= 0
+        assert (kept["prediction"][aimed] == targets[aimed]).float().mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attack", "pdg20-linf-8of255"], "attack is 'pdg20-linf-8of255'; allowed:"),
+        (["--target", "stp"], "target is 'stp'; allowed:"),
+        (["--limit", "0"], "--limit is '0'; allowed:"),
+        (["--seed", "-1"], "--seed is -1; allowed:"),
+        (["--attack", "pgd5-linf-8of255", "--attack", "pgd5-linf-8of255"], "each condition once"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["attack", MODEL, *arguments, "--out", str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x").exists()
