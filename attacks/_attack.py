@@ -46,7 +46,8 @@ class Attack(ABC):
     A subclass is a frozen dataclass with the class variables `name` (of its slug) and `options`, and `_attack`.
 
     Attributes:
-        ball: the threat model, such as ``Linf(8 / 255)``; a minimum-norm attack also takes an infinite radius.
+        ball: the threat model, such as ``Linf(8 / 255)``; a minimum-norm attack also takes an infinite radius. What an
+            attack judges and returns is ``ball.shown(x, origin)`` of an iterate, which is `x` but in a `Lattice`.
         version: raised when the results of the same hyper-parameters change.
         access: what the model must give.
         targetable: whether `run` takes `targets`.
@@ -125,6 +126,7 @@ class Attack(ABC):
             ArgumentError: a bad argument, a model whose output is not (N, K), or a model without a gradient.
         """
         count = len(check_images(images))
+        self.ball.check_origin(images)
         if keys is None:
             keys = sample_keys(0, self.slug, range(count))
         _check(model, count, labels, targets, keys)

@@ -21,7 +21,8 @@ ATTACKS["torchattacks"] = "torchattacks:NAME(key=value, ...): any attack of torc
 """Name -> grammar of its slug and what it is."""
 
 _SLUG = re.compile(
-    rf"(?P<name>[a-z]+)(?P<steps>[0-9]{{1,6}})?-(?P<ball>(?:{'|'.join(BALLS)})(?:-[0-9][0-9.]*(?:of255|e[+-]?[0-9]+)?)?)"
+    rf"(?P<name>[a-z]+)(?P<steps>[0-9]{{1,6}})?-(?P<ball>(?:{'|'.join(BALLS)})(?:-[0-9][0-9.]*(?:of255|e[+-]?[0-9]+)?)?"
+    r"(?:-uint8)?)"
     r"(?P<rest>(?:-.*)?)"
 )
 
@@ -52,4 +53,4 @@ def parse_attack(slug: str) -> Attack:
         raise invalid("attack", slug, f"{allowed} ({error})") from error
 
 
-_BALL_GRAMMAR = f", BALL = {' or '.join(f'{name}-EPS' for name in BALLS)}, EPS and SIZE like 8of255 or 0.5"
+_BALL_GRAMMAR = f", BALL = {' or '.join(f'{name}-EPS[-uint8]' for name in BALLS)}, EPS and SIZE like 8of255 or 0.5"

@@ -24,14 +24,16 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 if TYPE_CHECKING:
     from robustlab import attacks, datasets
     from robustlab.compress import compress, qat
-    from robustlab.core import L2, Linf, RobustlabError
+    from robustlab.core import L1, L2, Lattice, Linf, RobustlabError
     from robustlab.deploy import deploy, load, optimize, save
     from robustlab.evaluate import evaluate
 
 __version__ = "0.1.0"
 
 _WHERE = {
+    "L1": "robustlab.core",
     "L2": "robustlab.core",
+    "Lattice": "robustlab.core",
     "Linf": "robustlab.core",
     "RobustlabError": "robustlab.core",
     "compress": "robustlab.compress",
@@ -45,7 +47,9 @@ _WHERE = {
 _MODULES = ("attacks", "datasets")
 
 __all__ = [
+    "L1",
     "L2",
+    "Lattice",
     "Linf",
     "RobustlabError",
     "attacks",

@@ -82,8 +82,21 @@ class Ball(ABC):
         """Norm of the perturbation per sample, float64 (N,)."""
 
     @abstractmethod
-    def ascent(self, gradient: Tensor) -> Tensor:
-        """The unit-norm step along which a linear function with this gradient grows fastest; 0 where it is 0."""
+    def ascent(self, gradient: Tensor, x: Tensor | None = None) -> Tensor:
+        """The unit-norm step along which a linear function with this gradient grows fastest; 0 where it is 0.
+
+        With `x`, the image that the step starts from, a sparse step spends nothing on values that the box holds back.
+        """
+
+    def shown(self, x: Tensor, origin: Tensor) -> Tensor:
+        """What the model is shown, judged on and returned for an iterate `x` (N, ...) in the ball: `x` itself.
+
+        A ball of discrete images returns the image near `x` that is one of them.
+        """
+        return x
+
+    def check_origin(self, images: Tensor) -> None:  # noqa: B027, most balls take every image
+        """Raise `ArgumentError` if `images` (N, ...) cannot be centres of the ball; they always can be here."""
 
     def contains(self, x: Tensor, origin: Tensor) -> Tensor:
         """bool (N,): in the ball up to eps * (1 + 1e-5) + 1e-6, and in [0, 1]. NaN is outside."""
@@ -116,7 +129,7 @@ class Linf(Ball):
         difference = (x.double() - origin.double()).abs().reshape(len(x), -1)
         return difference.amax(dim=1) if difference.shape[1] else difference.new_zeros(len(x))
 
-    def ascent(self, gradient: Tensor) -> Tensor:
+    def ascent(self, gradient: Tensor, x: Tensor | None = None) -> Tensor:
         """See `Ball.ascent`."""
         return gradient.sign()
 
@@ -149,23 +162,123 @@ class L2(Ball):
         """See `Ball.distance`."""
         return _flat_norm(x.double() - origin.double())
 
-    def ascent(self, gradient: Tensor) -> Tensor:
+    def ascent(self, gradient: Tensor, x: Tensor | None = None) -> Tensor:
         """See `Ball.ascent`."""
         norm = _flat_norm(gradient)
         inverse = torch.where(norm > 0, 1 / norm.clamp(min=1e-300), torch.zeros_like(norm))
         return (gradient.double() * _per_sample(inverse, gradient)).to(gradient.dtype)
 
 
-BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2}
+_SPARSITY = 0.01  # Tramer & Boneh 2019, section 4.1: the step goes to the 1 % of the values with the largest gradient.
+
+
+@dataclass(frozen=True)
+class L1(Ball):
+    """The absolute values of the perturbation sum up to at most eps, e.g. ``L1(12)``."""
+
+    @property
+    def norm_name(self) -> str:
+        """``l1``."""
+        return "l1"
+
+    def project(self, x: Tensor, origin: Tensor) -> Tensor:
+        """See `Ball.project`. The nearest point of ball and box (Croce & Hein, "Mind the box", ICML 2021, section 3).
+
+        It is origin + s * clamp(w - t, 0, room), where s * w is the difference, room what the box leaves in its
+        direction, and t >= 0 the smallest threshold at which the ball is not left.
+        """
+        centre = origin.reshape(len(origin), -1).double()
+        wanted = torch.where(torch.isnan(x), origin, x).reshape(len(x), -1).double().clamp(-1e6, 1e6) - centre
+        length = wanted.abs()
+        room = torch.where(wanted > 0, 1 - centre, centre)
+        step = torch.minimum(length, room)
+        outside = torch.nonzero(step.sum(dim=1) > self.eps).flatten()
+        if len(outside):
+            far, limit = length[outside], room[outside]
+            step[outside] = torch.minimum((far - _threshold(far, limit, self.eps)).clamp(min=0), limit)
+        result = (centre + step * wanted.sign()).to(x.dtype)
+        # Rounding must not lengthen a step: over many values that would leave the ball.
+        longer = (result.double() - centre).abs() > step
+        flat = origin.reshape(len(origin), -1)
+        return torch.where(longer, torch.nextafter(result, flat), result).clamp(0, 1).reshape(x.shape)
+
+    def random_start(self, origin: Tensor, keys: Tensor) -> Tensor:
+        """See `Ball.random_start`: signed exponentials over their sum and one more (Barthe et al. 2005)."""
+        drawn = _keys.uniform(keys, origin.shape[1:], -1.0, 1.0, origin.device).double()
+        last = -torch.log1p(-_keys.uniform(_keys.derive(keys, "radius"), ()).double()).to(origin.device)
+        exponential = -torch.log1p(-drawn.abs().clamp(max=1 - 2**-24))
+        total = exponential.reshape(len(origin), -1).sum(dim=1) + last
+        share = exponential * drawn.sign() / _per_sample(total.clamp(min=1e-300), origin)
+        return self.project(origin + (min(self.eps, 1e6) * share).to(origin.dtype), origin)
+
+    def distance(self, x: Tensor, origin: Tensor) -> Tensor:
+        """See `Ball.distance`."""
+        return (x.double() - origin.double()).abs().reshape(len(x), -1).sum(dim=1)
+
+    def ascent(self, gradient: Tensor, x: Tensor | None = None) -> Tensor:
+        """A step of l1-norm 1, equal parts on the 1 % of the values with the largest gradient; 0 where it is 0.
+
+        The steepest step goes to one value alone, which is slow in many dimensions: Tramer & Boneh, "Adversarial
+        training and robustness for multiple perturbations", NeurIPS 2019, section 4.1. With `x`, values on the bound
+        of the box that the gradient points to do not take part.
+        """
+        if x is not None:
+            stuck = torch.where(gradient > 0, x >= 1, x <= 0)
+            gradient = torch.where(stuck, torch.zeros_like(gradient), gradient)
+        count = max(1, math.ceil(_SPARSITY * gradient[0].numel())) if len(gradient) else 1
+        return sparse_sign(gradient, torch.full((len(gradient),), count, device=gradient.device))
+
+
+def _threshold(length: Tensor, room: Tensor, eps: float) -> Tensor:
+    """(N, 1): t >= 0 with sum min(max(length - t, 0), room) = eps for each row (N, D), whose sum at 0 is above eps.
+
+    The sum falls with t and is linear between 2 D corners. Newton's method lands on t once it is in the right piece;
+    a bracket and a bisection in every third step bring it there.
+    """
+    low, high = torch.zeros_like(length[:, :1]), length.amax(dim=1, keepdim=True)
+    t = low
+    for iteration in range(200):
+        left = length - t
+        excess = torch.minimum(left.clamp(min=0), room).sum(dim=1, keepdim=True) - eps
+        low, high = torch.where(excess > 0, t, low), torch.where(excess > 0, high, t)
+        close = (excess.abs() <= 1e-12 * eps) | (high - low <= 1e-15 * high)
+        if bool(close.all()):
+            break
+        slope = ((left > 0) & (left <= room)).sum(dim=1, keepdim=True)
+        newton = t + excess / slope.clamp(min=1)
+        middle = (low + high) / 2
+        useful = (newton > low) & (newton < high) & (slope > 0) & (iteration % 3 < 2)
+        t = torch.where(close, t, torch.where(useful, newton, middle))
+    return t
+
+
+def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:
+    """The signs of the `count` (N,) largest values of each sample, over their number: l1-norm 1, or 0 for all zeros."""
+    flat = gradient.reshape(len(gradient), -1)
+    if not flat.numel():
+        return gradient.clone()
+    most = min(int(count.max()), flat.shape[1])
+    _, where = flat.abs().topk(most, dim=1)
+    chosen = flat.gather(1, where).sign()
+    chosen = chosen * (torch.arange(most, device=flat.device) < count[:, None])
+    chosen = chosen / chosen.abs().sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.zeros_like(flat).scatter(1, where, chosen).reshape(gradient.shape)
+
+
+BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2, "l1": L1}
 """Norm -> its ball."""
 
 
 def parse_ball(text: str) -> Ball:
-    """The inverse of `Ball.slug`, such as ``linf-8of255``, or ``l2`` for an infinite radius.
+    """The inverse of `Ball.slug`, such as ``linf-8of255``, ``l2`` for an infinite radius, ``l1-12-uint8`` for 8 bits.
 
     Raises `ArgumentError` for a text of another form.
     """
-    name, _, eps = text.partition("-")
+    from robustlab.core.lattice import Lattice  # It builds on this module.
+
+    plain = text.removesuffix("-uint8")
+    name, _, eps = plain.partition("-")
     if name not in BALLS:
-        raise invalid("ball", text, " or ".join(f"{norm}-EPS" for norm in BALLS))
-    return BALLS[name](parse_eps(eps) if eps else math.inf)
+        raise invalid("ball", text, " or ".join(f"{norm}-EPS[-uint8]" for norm in BALLS))
+    ball = BALLS[name](parse_eps(eps) if eps else math.inf)
+    return ball if plain == text else Lattice(ball)

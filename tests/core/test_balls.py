@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustlab.core import L2, ArgumentError, Ball, Linf
+from robustlab.core import L1, L2, ArgumentError, Ball, Linf
 from robustlab.core.balls import format_eps, parse_ball, parse_eps
 from robustlab.core.keys import sample_keys
 
-BALLS: list[type[Ball]] = [Linf, L2]
+BALLS: list[type[Ball]] = [Linf, L2, L1]
 EPS = st.one_of(st.just(0.0), st.floats(1e-6, 4.0), st.integers(1, 300).map(lambda k: k / 255))
 
 
@@ -60,7 +60,65 @@ def test_projection_closed_form() -> None:
     origin = torch.full((1, 1, 1, 2), 0.5)
     x = torch.tensor([0.5 + 0.3, 0.5 + 0.4]).reshape(1, 1, 1, 2)
     torch.testing.assert_close(Linf(0.35).project(x, origin).flatten(), torch.tensor([0.8, 0.85]))
+    torch.testing.assert_close(L1(0.5).project(x, origin).flatten(), torch.tensor([0.7, 0.8]))  # both 0.1 less
+    torch.testing.assert_close(L1(0.1).project(x, origin).flatten(), torch.tensor([0.5, 0.6]))
+    x = torch.tensor([0.9 + 0.5, 0.5 + 0.4]).reshape(
+        1, 1, 1, 2
+    )  # The box takes 0.4 of the first: the second keeps 0.2.
+    torch.testing.assert_close(
+        L1(0.3).project(x, torch.tensor([0.9, 0.5]).reshape(1, 1, 1, 2)).flatten(), torch.tensor([1.0, 0.7])
+    )
+    x = torch.tensor([0.5 + 0.3, 0.5 + 0.4]).reshape(1, 1, 1, 2)
     torch.testing.assert_close(L2(0.25).project(x, origin).flatten(), torch.tensor([0.65, 0.70]))  # 0.5 + (3,4)/20
+
+
+@settings(deadline=None, max_examples=25)
+@given(eps=st.floats(0, 20), seed=st.integers(0, 99), scale=st.sampled_from([0.01, 0.3, 3.0, 1e4]))
+def test_l1_projection_is_the_nearest_point_of_ball_and_box(eps: float, seed: int, scale: float) -> None:
+    """No point z of ball and box lies beyond the plane through p that u - p is normal to: <u - p, z - p> <= 0."""
+    generator = torch.Generator().manual_seed(seed)
+    origin, ball = images(seed), L1(eps)
+    x = origin + scale * torch.randn(origin.shape, generator=generator)
+    nearest = ball.project(x, origin)
+    away = (x.double() - nearest.double()).flatten(1)
+
+    def gain(z: Tensor) -> Tensor:
+        return (away * (z.double() - nearest.double()).flatten(1)).sum(dim=1) / away.norm(dim=1).clamp(min=1e-9)
+
+    for _ in range(20):
+        other = (
+            origin
+            + torch.randn(origin.shape, generator=generator)
+            * (torch.rand(origin.shape, generator=generator) < 0.1)
+            * eps
+        )
+        other = other.clamp(0, 1)  # It only shortens: scaled into the ball it stays in the box.
+        share = (eps / ball.distance(other, origin).clamp(min=1e-12)).clamp(max=1).float()
+        assert (gain(origin + (other - origin) * share[:, None, None, None]) <= 2e-5 * max(1, eps)).all()
+    order = away.abs().argsort(dim=1, descending=True)  # The best point of all: the largest values first, to the box.
+    room = torch.where(away > 0, 1 - origin.flatten(1), origin.flatten(1).double()).gather(1, order)
+    spent = torch.minimum(room, (eps - room.cumsum(dim=1) + room).clamp(min=0))
+    best = origin.flatten(1).double().scatter_add(1, order, spent * away.gather(1, order).sign())
+    assert (gain(best.reshape(origin.shape)) <= 2e-5 * max(1, eps)).all()
+
+
+def test_l1_ball_of_many_small_steps_is_not_left_by_rounding() -> None:
+    origin = torch.rand(2, 3, 100, 100, generator=torch.Generator().manual_seed(0))
+    x = origin + 1e-3 * torch.randn(origin.shape, generator=torch.Generator().manual_seed(1))
+    for eps in (0.01, 1.0, 10.0):
+        distance = L1(eps).distance(L1(eps).project(x, origin), origin)
+        assert (distance <= eps).all() and (distance >= 0.9 * eps - 0.02).all()
+
+
+def test_l1_steps_are_sparse_and_go_where_the_box_lets_them() -> None:
+    gradient = torch.arange(1.0, 301.0).reshape(1, 3, 10, 10)
+    step = L1(1.0).ascent(gradient).flatten()
+    assert torch.equal(step.nonzero().flatten(), torch.tensor([297, 298, 299]))
+    torch.testing.assert_close(step[297:], torch.full((3,), 1 / 3))
+    x = torch.full_like(gradient, 0.5)
+    x.view(-1)[298:] = 1.0
+    assert torch.equal(L1(1.0).ascent(gradient, x).flatten().nonzero().flatten(), torch.tensor([295, 296, 297]))
+    assert torch.equal(L1(1.0).ascent(-gradient, x).flatten().nonzero().flatten(), torch.tensor([297, 298, 299]))
 
 
 @pytest.mark.parametrize("kind", BALLS)
@@ -90,6 +148,11 @@ def test_random_start_fills_the_ball() -> None:
     radius = L2(0.2).distance(L2(0.2).random_start(origin, keys), origin)  # uniform in a disc: E r = 2/3 eps
     assert float(radius.mean()) == pytest.approx(0.2 * 2 / 3, rel=0.03)
     assert float(radius.max()) > 0.19
+    start = L1(0.2).random_start(origin, keys)  # Uniform in a square on its corner: E r = 2/3 eps, E |x| = eps / 3.
+    radius = L1(0.2).distance(start, origin)
+    assert float(radius.mean()) == pytest.approx(0.2 * 2 / 3, rel=0.03)
+    assert float((start - origin).abs().mean()) == pytest.approx(0.2 / 3, rel=0.03)
+    assert abs(float((start - origin).mean())) < 0.005
 
 
 @settings(deadline=None)
@@ -97,7 +160,7 @@ def test_random_start_fills_the_ball() -> None:
 def test_ascent_has_unit_norm_and_points_uphill(seed: int, scale: float) -> None:
     gradient = scale * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
     zero = torch.zeros_like(gradient)
-    for ball in (Linf(1.0), L2(1.0)):
+    for ball in (Linf(1.0), L2(1.0), L1(1.0)):
         step = ball.ascent(gradient)
         torch.testing.assert_close(ball.distance(step, zero), torch.ones(3, dtype=torch.float64), rtol=1e-6, atol=0)
         assert ((step * gradient).flatten(1).sum(1) > 0).all()
