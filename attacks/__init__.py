@@ -1,4 +1,4 @@
-"""Adversarial attacks: images in, images in the threat model out.
+"""Attacks: images in, images in the threat model out; and bits of the model itself.
 
 >>> from robustlab.attacks import PGD, parse_attack
 >>> from robustlab.core import Linf
@@ -8,7 +8,9 @@ True
 
 from robustlab.attacks._attack import Attack, AttackResult
 from robustlab.attacks.adapters import TorchAttack
+from robustlab.attacks.faults import FaultCurve, FaultPoint, Flip, RandomFlips, flipped
+from robustlab.attacks.faults import PARTS as FAULT_PARTS
 from robustlab.attacks.gradient import FGSM, PGD
 from robustlab.attacks.registry import ATTACKS, parse_attack
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "AttackResult", "TorchAttack", "parse_attack"]
+__all__ = ["ATTACKS", "FAULT_PARTS", "FGSM", "PGD", "Attack", "AttackResult", "FaultCurve", "FaultPoint", "Flip", "RandomFlips", "TorchAttack", "flipped", "parse_attack",]

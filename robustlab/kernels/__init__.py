@@ -1,5 +1,6 @@
 """Bit-packed kernels: weights in their real bit-width, exact integer accumulation, one definition for every backend."""
 
+from robustlab.kernels.addresses import bit_addresses, flip_bit
 from robustlab.kernels.dispatch import BACKENDS, available, backend, info, use_backend
 from robustlab.kernels.functional import (
     binary_conv2d,
@@ -37,6 +38,8 @@ __all__ = [
     "binary_conv2d",
     "binary_conv2d_acc",
     "binary_linear",
+    "bit_addresses",
+    "flip_bit",
     "from_planes",
     "info",
     "mapped_conv2d",

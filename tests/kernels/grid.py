@@ -86,9 +86,9 @@ class Case:
         y = exact.float() * self.scale[:, None, None]
         return (exact * self.unit).to(torch.int32), y if self.bias is None else y + self.bias[:, None, None]
 
-    def run(self) -> tuple[Tensor, Tensor]:
-        """The same from the kernels in use."""
-        weight = self.weight()
+    def run(self, weight: kernels.PackedWeight | None = None) -> tuple[Tensor, Tensor]:
+        """The same from the kernels in use, with the case's own weights or others of their form."""
+        weight = weight or self.weight()
         if self.spec is None:
             acc = kernels.binary_conv2d_acc(self.x, weight, self.geometry)
             return acc, kernels.binary_conv2d(self.x, weight, self.scale, self.bias, self.geometry)
