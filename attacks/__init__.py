@@ -8,9 +8,23 @@ True
 
 from robustlab.attacks._attack import Attack, AttackResult
 from robustlab.attacks.adapters import TorchAttack
-from robustlab.attacks.faults import FaultCurve, FaultPoint, Flip, RandomFlips, flipped
 from robustlab.attacks.faults import PARTS as FAULT_PARTS
+from robustlab.attacks.faults import FaultCurve, FaultPoint, Flip, RandomFlips, flipped
 from robustlab.attacks.gradient import FGSM, PGD
 from robustlab.attacks.registry import ATTACKS, parse_attack
 
-__all__ = ["ATTACKS", "FAULT_PARTS", "FGSM", "PGD", "Attack", "AttackResult", "FaultCurve", "FaultPoint", "Flip", "RandomFlips", "TorchAttack", "flipped", "parse_attack",]
+__all__ = [
+    "ATTACKS",
+    "FAULT_PARTS",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "AttackResult",
+    "FaultCurve",
+    "FaultPoint",
+    "Flip",
+    "RandomFlips",
+    "TorchAttack",
+    "flipped",
+    "parse_attack",
+]
