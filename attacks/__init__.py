@@ -10,14 +10,18 @@ from robustlab.attacks._attack import Attack, AttackResult
 from robustlab.attacks.adapters import TorchAttack
 from robustlab.attacks.faults import PARTS as FAULT_PARTS
 from robustlab.attacks.faults import FaultCurve, FaultPoint, Flip, RandomFlips, flipped
-from robustlab.attacks.gradient import FGSM, PGD
+from robustlab.attacks.gradient import BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
 from robustlab.attacks.registry import ATTACKS, parse_attack
 
 __all__ = [
     "ATTACKS",
+    "BIM",
+    "DIFGSM",
     "FAULT_PARTS",
     "FGSM",
+    "MIFGSM",
     "PGD",
+    "TIFGSM",
     "Attack",
     "AttackResult",
     "FaultCurve",

@@ -72,3 +72,28 @@ def margin(logits: Tensor, goal: Goal) -> Tensor:
     others = logits.scatter(1, chosen, -torch.inf).amax(dim=1)
     gap = others - logits.gather(1, chosen)[:, 0]
     return gap if goal.targets is None else -gap
+
+
+def difference_of_logits_ratio(logits: Tensor, goal: Goal) -> Tensor:
+    """DLR, per sample (N,): the margin over a difference of logits, so that scale and shift of the logits cancel.
+
+    Untargeted, (max over k != y of z_k - z_y) / (z_1st - z_3rd); targeted, (z_t - z_y) / (z_1st - (z_3rd + z_4th) / 2);
+    1st is the largest logit (Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+    parameter-free attacks", ICML 2020, section 4).
+
+    Raises `ArgumentError` for fewer than 3 classes, or than 4 with targets.
+    """
+    need = 3 if goal.targets is None else 4
+    if logits.shape[1] < need:
+        kind = "DLR loss" if goal.targets is None else "targeted DLR loss"
+        raise invalid("model", f"a network of {logits.shape[1]} classes", f"at least {need} classes for the {kind}")
+    top = logits.topk(need, dim=1).values
+    if goal.targets is None:
+        return margin(logits, goal) / (top[:, 0] - top[:, 2] + 1e-12)
+    label = logits.gather(1, goal.labels[:, None])[:, 0]
+    target = logits.gather(1, goal.targets[:, None])[:, 0]
+    return (target - label) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": difference_of_logits_ratio}
+"""Name -> loss, as attacks take it."""

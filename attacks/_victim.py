@@ -50,16 +50,21 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
+View = Callable[[Tensor], Tensor]
+"""Images (N, C, H, W) -> what the model is shown instead, differentiable."""
+
+
 def logits_and_gradient(
-    network: nn.Module, images: Tensor, goal: Goal, loss: Loss = cross_entropy
+    network: nn.Module, images: Tensor, goal: Goal, loss: Loss = cross_entropy, view: View | None = None
 ) -> tuple[Tensor, Tensor]:
     """Logits (N, K) and the gradient (N, C, H, W) of the loss, summed over samples, with respect to `images`.
 
-    Call it with parameters frozen. Raises `ArgumentError` if the model has no gradient.
+    With a `view` the model is shown ``view(images)``. Call it with parameters frozen. Raises `ArgumentError` if the
+    model has no gradient.
     """
     with torch.enable_grad():
         x = images.detach().requires_grad_()
-        logits = logits_of(network, x)
+        logits = logits_of(network, x if view is None else view(x))
         goal.check(logits.shape[1])
         gradient = None
         if logits.requires_grad:
@@ -109,11 +114,13 @@ class Victim:
         with torch.no_grad():
             return self.in_tiles(lambda x: (logits_of(self.network, x),), images)[0]
 
-    def differentiate_tile(self, images: Tensor, goal: Goal, loss: Loss) -> tuple[Tensor, Tensor]:
+    def differentiate_tile(
+        self, images: Tensor, goal: Goal, loss: Loss, view: View | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`logits_and_gradient` of one tile, the mean over the draws; it does not count."""
-        logits, gradient = logits_and_gradient(self.network, images, goal, loss)
+        logits, gradient = logits_and_gradient(self.network, images, goal, loss, view)
         for _ in range(self._draws - 1):
-            again, more = logits_and_gradient(self.network, images, goal, loss)
+            again, more = logits_and_gradient(self.network, images, goal, loss, view)
             logits, gradient = logits + again, gradient + more
         return (logits, gradient) if self._draws == 1 else (logits / self._draws, gradient / self._draws)
 

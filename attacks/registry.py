@@ -7,11 +7,11 @@ import re
 from robustlab.attacks._attack import Attack
 from robustlab.attacks._slugs import grammar, read_options
 from robustlab.attacks.adapters.torchattacks import PREFIX, TorchAttack
-from robustlab.attacks.gradient import FGSM, PGD
+from robustlab.attacks.gradient import BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
 from robustlab.core.balls import BALLS, parse_ball
 from robustlab.core.errors import ArgumentError, invalid
 
-_CLASSES: tuple[type[Attack], ...] = (FGSM, PGD)
+_CLASSES: tuple[type[Attack], ...] = (FGSM, BIM, PGD, MIFGSM, DIFGSM, TIFGSM)
 _BY_NAME = {attack.name: attack for attack in _CLASSES}
 
 ATTACKS: dict[str, str] = {

@@ -20,7 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ class _Float32(PGD):
     """PGD with the float32 loss that torchattacks has."""
 
     def _attack(self, victim: Victim, origin: Tensor, goal: Goal, keys: Tensor) -> tuple[Tensor, Tensor]:
-        return ascend(victim, origin, goal, keys, self.schedule, _cross_entropy)
+        return ascend(victim, origin, goal, keys, replace(self.schedule, loss=_cross_entropy))
 
 
 def _cross_entropy(logits: Tensor, goal: Goal) -> Tensor:

@@ -1,6 +1,7 @@
 """FGSM: Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, section 4.
 
-x' = x + eps * sign(grad_x J(x, y)) for the l_inf ball; x' = x + eps * g / ||g||_2 for the l_2 ball.
+x' = x + eps * sign(grad_x J(x, y)) for the l_inf ball; x' = x + eps * g / ||g||_2 for the l_2 ball; in the l_1 ball the
+step goes in equal parts to the 1 % of the values with the largest gradient.
 """
 
 from __future__ import annotations

@@ -11,20 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robustlab.attacks import ATTACKS, FGSM, PGD, Attack, parse_attack
-from robustlab.core import L2, ArgumentError, Linf, Tiled
+from robustlab.attacks import ATTACKS, BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM, Attack, parse_attack
+from robustlab.core import L1, L2, ArgumentError, Lattice, Linf, Tiled
 
 EPS = st.one_of(st.integers(0, 300).map(lambda k: k / 255), st.floats(0, 50))
-BALLS = st.one_of(EPS.map(Linf), EPS.map(L2))
+PLAIN = st.one_of(EPS.map(Linf), EPS.map(L2), EPS.map(L1))
+BALLS = st.one_of(PLAIN, PLAIN.map(Lattice))
+STEPS = st.integers(1, 1000)
+STEP_SIZES = st.one_of(st.none(), st.floats(0, 9, exclude_min=True), st.integers(1, 9).map(lambda k: k / 255))
+LOSSES = st.sampled_from(["ce", "margin", "dlr"])
+SHARES = st.floats(0, 1, exclude_min=True)
 ATTACK = st.one_of(
     BALLS.map(FGSM),
-    st.builds(
-        PGD,
-        BALLS,
-        steps=st.integers(1, 1000),
-        step_size=st.one_of(st.none(), st.floats(0, 9, exclude_min=True), st.integers(1, 9).map(lambda k: k / 255)),
-        random_start=st.booleans(),
-    ),
+    st.builds(PGD, BALLS, STEPS, STEP_SIZES, st.booleans(), LOSSES, eot=st.integers(1, 99), full=st.booleans()),
+    st.builds(PGD, BALLS, STEPS, STEP_SIZES, loss=LOSSES, restarts=st.integers(1, 99)),
+    st.builds(BIM, BALLS, STEPS, STEP_SIZES),
+    st.builds(MIFGSM, BALLS, STEPS, STEP_SIZES, st.floats(0, 2)),
+    st.builds(DIFGSM, BALLS, STEPS, STEP_SIZES, st.floats(0, 2), SHARES, SHARES),
+    st.builds(TIFGSM, BALLS, STEPS, STEP_SIZES, SHARES, SHARES, st.integers(0, 9).map(lambda k: 2 * k + 1), SHARES),
 )
 
 
@@ -41,11 +45,15 @@ def test_slugs() -> None:
     assert PGD(Linf(8 / 255), step_size=2 / 255, random_start=False).slug == "pgd20-linf-8of255-step2of255-nostart"
     assert PGD(L2(0.5), steps=7, step_size=1e-05).slug == "pgd7-l2-0.5-step1e-05"
     assert parse_attack("pgd020-linf-8of255") == PGD(Linf(8 / 255))
-    assert set(ATTACKS) == {"fgsm", "pgd"}
+    assert {"fgsm", "bim", "pgd", "mifgsm", "difgsm", "tifgsm"} <= set(ATTACKS)
+    assert PGD(Lattice(L1(12)), loss="dlr", restarts=5, eot=2, full=True).slug == (
+        "pgd20-l1-12-uint8-dlr-restarts5-eot2-full"
+    )
+    assert TIFGSM(Linf(8 / 255), decay=1, kernel=7).slug == "tifgsm10-linf-8of255-decay1-kernel7"
 
 
 @pytest.mark.parametrize("slug", [
-    "", "pgd", "pgd-linf-8of255", "pgd0-linf-8of255", "pgd20-l1-8of255", "pgd20-linf", "pgd20-linf-8/255",
+    "", "pgd", "pgd-linf-8of255", "pgd0-linf-8of255", "pgd20-l7-8of255", "pgd20-linf", "pgd20-linf-8/255",
     "pgd20-linf--1", "pgd20-linf-8of255-step0", "pgd20-linf-8of255-nostart-step1", "fgsm-linf-2of255-nostart",
     "fgsm20-linf-2of255", "fgsm-linf-1.2.3", "fgsm-linf-1.5of255", "PGD20-linf-8of255", "pgd20-linf-1e999", 3, None,
 ])  # fmt: skip
@@ -66,6 +74,12 @@ def test_bad_slugs_state_the_grammar(slug: object) -> None:
         ({"ball": Linf(0.1), "step_size": 0.0}, "step_size"),
         ({"ball": Linf(0.1), "step_size": math.nan}, "step_size"),
         ({"ball": Linf(0.1), "random_start": 1}, "random_start"),
+        ({"ball": Linf(0.1), "loss": "mse"}, "loss"),
+        ({"ball": Linf(0.1), "restarts": 0}, "restarts"),
+        ({"ball": Linf(0.1), "restarts": 2, "random_start": False}, "restarts"),
+        ({"ball": Linf(0.1), "eot": 0}, "eot"),
+        ({"ball": Linf(0.1), "full": None}, "full"),
+        ({"ball": Linf(math.inf)}, "eps"),
     ],
 )
 def test_bad_hyper_parameters(arguments: dict[str, object], name: str) -> None:
