@@ -8,19 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from robustlab.core.errors import DataError, check_choice, check_int
 from robustlab.core.keys import sample_keys
 from robustlab.datasets.base import SPLITS, check_indices
+from robustlab.datasets.pictures import JPEG_MAGIC, central_square, open_rgb
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 DEFAULT_SIZE = 224
-# What is decoded at most, and the longest shape that is resized whole: both bound the memory one file can ask for.
-MAX_PIXELS = 2**27
-MAX_ASPECT = 8
 _SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
 
 
@@ -48,7 +44,7 @@ class ImageFolder:
         self.class_names = tuple(sorted({f.relative_to(self._root).parts[0] for f in self._files}))
         position = {name: i for i, name in enumerate(self.class_names)}
         self._labels = [position[f.relative_to(self._root).parts[0]] for f in self._files]
-        self.fingerprint = _fingerprint(self._root, self._files, side)
+        self.fingerprint, self.jpeg = _fingerprint(self._root, self._files, side)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -59,9 +55,13 @@ class ImageFolder:
         side = self.image_size[0]
         pixels = np.empty((len(rows), side, side, 3), dtype=np.uint8)
         for row, index in enumerate(rows):
-            pixels[row] = _decode(self._files[index], side)
+            pixels[row] = central_square(open_rgb(_read(self._files[index]), str(self._files[index])), side)
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
         return images, torch.tensor([self._labels[i] for i in rows], dtype=torch.int64)
+
+    def files(self, indices: Sequence[int]) -> list[bytes]:
+        """The bytes of the files at `indices`, in that order."""
+        return [_read(self._files[i]) for i in check_indices(indices, len(self))]
 
 
 def _images_below(root: Path) -> list[Path]:
@@ -102,34 +102,20 @@ def _shuffled(files: list[Path]) -> list[Path]:
     return [files[index] for index in order]
 
 
-def _fingerprint(root: Path, files: Sequence[Path], side: int) -> str:
-    digest = hashlib.sha256(f"imagefolder/3/{side}".encode())
+def _fingerprint(root: Path, files: Sequence[Path], side: int) -> tuple[str, bool]:
+    """Of every file's name and content; and whether all files are JPEG."""
+    digest = hashlib.sha256(f"imagefolder/4/{side}".encode())
+    jpeg = True
     for file in files:
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{file} cannot be read ({error.strerror}); allowed: readable image files") from error
+        content = _read(file)
         digest.update(f"\0{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
         digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()
+        jpeg = jpeg and content.startswith(JPEG_MAGIC)
+    return digest.hexdigest(), jpeg
 
 
-def _decode(path: Path, side: int) -> NDArray[np.uint8]:
+def _read(path: Path) -> bytes:
     try:
-        with Image.open(path) as opened:
-            width, height = opened.size
-            if width * height > MAX_PIXELS:
-                raise DataError(f"{path} is {width}x{height} pixels; allowed: images of at most {MAX_PIXELS} pixels")
-            image = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} cannot be decoded ({reason}); allowed: whole {', '.join(EXTENSIONS)} files") from error
-    short = min(width, height)
-    trim_x, trim_y = (max(0, length - MAX_ASPECT * short) // 2 for length in (width, height))
-    if trim_x or trim_y:
-        image = image.crop((trim_x, trim_y, width - trim_x, height - trim_y))
-        width, height = image.size
-    size = (max(side, round(width * side / short)), max(side, round(height * side / short)))
-    image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    return np.asarray(image.crop((left, top, left + side, top + side)))
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); allowed: readable image files") from error

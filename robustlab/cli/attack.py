@@ -46,7 +46,7 @@ def attack(
         ),
     ] = None,
     data: Annotated[
-        str, typer.Option("--data", "-d", help="signs, cifar10, gtsrb, mnist or imagefolder:PATH.")
+        str, typer.Option("--data", "-d", help="A name of robustlab list datasets, or imagefolder:PATH.")
     ] = "signs",
     image_size: Annotated[
         int | None,

@@ -18,13 +18,13 @@ def open_data(
 ) -> Dataset:
     """Open `data`, or check the object; raise `RobustlabError` for anything that is no data set.
 
-    An ``imagefolder`` is resized to `image_size`, by default to the size that all models were made for if there is
-    one. Where a model names the same classes in another order, as folders sorted by name will have it, labels follow
-    the model.
+    An ``imagefolder`` or a sample of ImageNet is resized to `image_size`, by default to the size that all models were
+    made for if there is one. Where a model names the same classes in another order, as folders sorted by name will have
+    it, labels follow the model.
     """
     if isinstance(data, str):
         sizes = {size for size in map(input_size, models) if size is not None}
-        if image_size is None and data.startswith("imagefolder:") and len(sizes) == 1:
+        if image_size is None and data.startswith(("imagefolder:", "imagenet")) and len(sizes) == 1:
             height, width = next(iter(sizes))
             image_size = height if height == width else None
         dataset = load_dataset(data, split=split, image_size=image_size)

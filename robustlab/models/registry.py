@@ -14,6 +14,7 @@ from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD, Normalized
 from robustlab.models.bnn import BinaryCnv, BinaryLfc
 from robustlab.models.certified import ReluNet, ResNet2B
 from robustlab.models.cifar import CifarResNet, CnnA
+from robustlab.models.mobilenet import MobileNetV2Same
 from robustlab.models.signs import SignsBinary, SignsResNet
 
 _OWN: dict[str, Callable[..., nn.Module]] = {
@@ -24,6 +25,7 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "cifar_bireal": CifarBiReal,
     "relu_net": ReluNet,
     "resnet_2b": ResNet2B,
+    "mobilenet_v2_same": MobileNetV2Same,
     "bnn_cnv": BinaryCnv,
     "bnn_lfc": BinaryLfc,
 }
@@ -37,6 +39,7 @@ _ALLOWED: dict[str, frozenset[str]] = {
         {"outputs", "kernels", "strides", "paddings", "hidden", "size", "channels", "classes", "mean", "std"}
     ),
     "resnet_2b": frozenset({"classes", "mean", "std"}),
+    "mobilenet_v2_same": frozenset({"classes", "mean", "std"}),
     "bnn_cnv": frozenset({"classes"}),
     "bnn_lfc": frozenset({"classes", "width"}),
     "torchvision": frozenset({"classes", "mean", "std"}),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,6 +19,7 @@ from robustlab.core.paths import data_folder
 from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD
 from robustlab.models.bnn import BinaryCnv, BinaryLfc, binary_state
 from robustlab.models.info import ModelInfo, set_info
+from robustlab.models.mobilenet import same_padding_state
 from robustlab.models.registry import build
 
 _CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -36,6 +39,7 @@ class _Foreign:
     description: str
     class_names: tuple[str, ...] | None = _CIFAR_CLASSES
     input_size: tuple[int, int] = (32, 32)
+    names_file: str | None = None  # in ROBUSTLAB_DATA: an archive with the arrays `name` and `y`
 
 
 def _same(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -54,6 +58,18 @@ def _chain(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     names.update(zip(map(str, numbers[-2:]), ("hidden", "linear"), strict=False))
     parts = {key: key.partition(".") for key in tensors}
     return {f"{names.get(head, head)}.{tail}": tensors[key] for key, (head, _, tail) in parts.items()}
+
+
+def _names_in(path: Path) -> tuple[str, ...] | None:
+    """The names of the classes by number, from the arrays `name` and `y` of an archive; None without the file."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names, numbers = arrays["name"], arrays["y"]
+            return tuple(str(names[row]) for row in np.argsort(numbers, kind="stable"))
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read ({error}); allowed: arrays name and y") from error
 
 
 def _cnv(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -167,6 +183,36 @@ _FOREIGN["bnn_mnist_lfcW1A1"] = _Foreign(
     input_size=(28, 28),
 )
 
+
+def _network(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    return {f"network.{key}": value for key, value in tensors.items()}
+
+
+def _same_padding(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    return same_padding_state(tensors)
+
+
+_FOREIGN["mobilenet_v2"] = _Foreign(
+    "mobilenet_v2_imagenet_tf2ptq",
+    "robustlab:mobilenet_v2_same",
+    {"classes": 1000, "mean": [0.5] * 3, "std": [0.5] * 3},
+    _same_padding,
+    "ImageNet MobileNetV2, float, with TensorFlow's padding (weights from ROBUSTLAB_DATA)",
+    class_names=None,
+    names_file="imagenet1000/imagenet1000_224.npz",
+    input_size=(224, 224),
+)
+_FOREIGN["squeezenet1_1"] = _Foreign(
+    "squeezenet1_1_imagenet_rgb01",
+    "torchvision:squeezenet1_1",
+    {"classes": 1000, "mean": [0.0] * 3, "std": [1.0] * 3},
+    _network,
+    "ImageNet SqueezeNet 1.1, float (weights from ROBUSTLAB_DATA)",
+    class_names=None,
+    names_file="imagenet1000/imagenet1000_224.npz",
+    input_size=(224, 224),
+)
+
 MODELS: dict[str, str] = {
     "signs_float": "traffic signs, residual network, float (bundled)",
     "signs_w8a8": "traffic signs, the same network with 8-bit weights and activations (bundled)",
@@ -204,11 +250,14 @@ def open_zoo(name: str) -> nn.Module | Path:
         )
     model = build(entry.architecture, entry.arguments)
     load_tensors(model, entry.convert(read_tensors(path), path), path)
+    class_names = entry.class_names
+    if entry.names_file is not None:
+        class_names = _names_in((folder or Path("$ROBUSTLAB_DATA")) / entry.names_file)
     info = ModelInfo(
         name=name,
         architecture=entry.architecture,
         arguments=entry.arguments,
-        class_names=entry.class_names,
+        class_names=class_names,
         input_size=entry.input_size,
         provenance={"weights": path.name},
     )

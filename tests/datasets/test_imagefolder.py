@@ -186,7 +186,7 @@ def test_a_very_long_image_is_cut_about_its_centre(tmp_path):
 
 def test_too_many_pixels_are_refused_before_decoding(tmp_path, monkeypatch):
     save(tmp_path / "a" / "x.png", size=(50, 40))
-    monkeypatch.setattr("robustlab.datasets.imagefolder.MAX_PIXELS", 1999)
+    monkeypatch.setattr("robustlab.datasets.pictures.MAX_PIXELS", 1999)
     with pytest.raises(DataError, match=r"x\.png is 50x40 pixels; allowed: images of at most 1999 pixels"):
         ImageFolder(tmp_path, image_size=8).batch([0])
 

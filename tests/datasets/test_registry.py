@@ -9,14 +9,22 @@ from robustlab.datasets import DATASETS, load_dataset
 
 
 def test_descriptions():
-    assert set(DATASETS) == {"signs", "cifar10", "gtsrb", "mnist", "imagefolder"}
+    assert set(DATASETS) == {
+        "signs",
+        "cifar10",
+        "gtsrb",
+        "mnist",
+        "imagenet1000",
+        "imagenet-originals",
+        "imagefolder",
+    }
     assert all(text and "\n" not in text for text in DATASETS.values())
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("sings", "data is 'sings'; allowed: signs, cifar10, gtsrb, mnist, imagefolder:PATH .did you mean signs"),
+        ("sings", "data is 'sings'; allowed: signs, cifar10, gtsrb, mnist, .*imagefolder:PATH .did you mean signs"),
         ("cifar100", "data is 'cifar100'.*did you mean cifar10"),
         ("imagefolder", "data is 'imagefolder'"),
         ("imagefolder:", "data is 'imagefolder:'"),

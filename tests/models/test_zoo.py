@@ -147,3 +147,48 @@ def test_building_leaves_the_global_random_state() -> None:
     before = torch.random.get_rng_state()
     build("robustlab:cifar_resnet", {"depth": 20})
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.slow
+@needs_data
+@pytest.mark.parametrize(("name", "right"), [("squeezenet1_1", 601), ("mobilenet_v2", 869)])
+def test_imagenet_networks_have_their_known_accuracy(name: str, right: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On all 1,000 files, of both splits; without TensorFlow's padding MobileNetV2 has 8 points less."""
+    monkeypatch.setenv("ROBUSTLAB_DATA", str(DATA.resolve()))
+    model, found = rl.load(f"robustlab:{name}"), 0
+    for split in ("test", "train"):
+        data = rl.datasets.load_dataset("imagenet1000", split=split)
+        for start in range(0, len(data), 50):
+            images, labels = data.batch(range(start, start + 50))
+            with torch.inference_mode():
+                found += int((model(images).argmax(1) == labels).sum())
+    assert found == right
+
+
+def test_padding_on_the_bottom_and_the_right_is_tensorflows() -> None:
+    """A block of stride 2 on an even side is the plain convolution of the image with one more row and column of 0."""
+    model = build("robustlab:mobilenet_v2_same", {"classes": 5})
+    block = model.get_submodule("network.features.0")
+    plain = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.stride == (2, 2)]
+    assert len(plain) == 5 and all(m.padding == (0, 0) for m in plain)
+    x = torch.rand(2, 3, 16, 16)
+    first = block.get_submodule("1")
+    assert isinstance(first, torch.nn.Conv2d)
+    wide = torch.zeros(2, 3, 17, 17)
+    wide[:, :, :16, :16] = x
+    expected = torch.nn.functional.conv2d(wide, first.weight, stride=2)
+    seen: list[torch.Tensor] = []
+    with first.register_forward_hook(lambda module, inputs, output: seen.append(output)):
+        block(x)
+    assert torch.equal(seen[0], expected) and seen[0].shape == (2, 32, 8, 8)
+
+
+def test_names_of_classes_come_from_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from robustlab.models.zoo import _names_in
+
+    assert _names_in(tmp_path / "none.npz") is None
+    np.savez(tmp_path / "a.npz", y=np.array([1, 0]), name=np.array(["b", "a"]))
+    assert _names_in(tmp_path / "a.npz") == ("a", "b")
+    np.savez(tmp_path / "b.npz", y=np.array([1, 0]))
+    with pytest.raises(DataError, match="name"):
+        _names_in(tmp_path / "b.npz")
