@@ -279,7 +279,7 @@ class Builder {
       const ProgramValue& value = source.values[index(source.outputs[i])];
       nb::object result = empty(images, value.channels, value.height, value.width, nb::arg("dtype") = dtypes[i]);
       TensorView view;
-      if (!read_tensor(result, type, view) || view.floating != (value.kind == ValueKind::kFloat)) return nb::none();
+      if (!read_fresh_tensor(result, type, view) || view.floating != (value.kind == ValueKind::kFloat)) return nb::none();
       y.emplace_back(reinterpret_cast<uintptr_t>(view.data), images * value.channels * value.height * value.width);
       made.append(result);
     }

@@ -51,6 +51,11 @@ bool contiguous(const DlTensor& t) {
 }  // namespace
 
 bool read_tensor(nanobind::handle tensor, nanobind::handle type, TensorView& view) {
+  // a view whose sign torch flips when it is read; DLPack does not tell
+  return read_fresh_tensor(tensor, type, view) && !nanobind::cast<bool>(tensor.attr("is_neg")());
+}
+
+bool read_fresh_tensor(nanobind::handle tensor, nanobind::handle type, TensorView& view) {
   struct Known {
     PyObject* type;
     const ExchangeApi* api;
@@ -60,8 +65,6 @@ bool read_tensor(nanobind::handle tensor, nanobind::handle type, TensorView& vie
     known = {type.inc_ref().ptr(), exchange_api(type)};   // kept for good: its address must go on meaning this type
   }
   if (known.api == nullptr || known.api->view == nullptr || tensor.type().ptr() != known.type) return false;
-  // a view whose sign torch flips when it is read; DLPack does not tell
-  if (nanobind::cast<bool>(tensor.attr("is_neg")())) return false;
   DlTensor t;
   if (known.api->view(tensor.ptr(), &t) != 0) {
     PyErr_Clear();

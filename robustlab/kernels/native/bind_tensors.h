@@ -18,4 +18,7 @@ struct TensorView {
 // newer). False, without an error, for everything else; the caller then takes the way through attributes.
 bool read_tensor(nanobind::handle tensor, nanobind::handle type, TensorView& view);
 
+// The same for a tensor that was made just now, which is no view of another.
+bool read_fresh_tensor(nanobind::handle tensor, nanobind::handle type, TensorView& view);
+
 }  // namespace robustlab

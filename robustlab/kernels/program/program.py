@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,10 +46,10 @@ class Program:
         if not (isinstance(inputs, _SEQUENCES) and isinstance(scalars, _SEQUENCES)):
             given = f"{type(inputs).__name__} and {type(scalars).__name__}"
             raise invalid("inputs, scalars", given, "sequences of tensors")
-        extension = native_kernels()
-        if extension is not None:
-            backend, threads = dispatch.backend(), torch.get_num_threads()
-            program = self._native(extension)
+        backend = dispatch.backend()
+        if backend != "reference":
+            threads = torch.get_num_threads()
+            program = self._native()
             quick = program.run_tensors(backend, threads, inputs, scalars, Tensor, torch.empty, self._dtypes)
             if quick is not None:
                 return quick
@@ -58,7 +57,7 @@ class Program:
         batch = self._batch(inputs, scalars)
         x = [_checked("inputs", tensor, (batch, *shape)) for shape, tensor in zip(self._read, inputs, strict=True)]
         factors = [_checked("scalars", tensor, (batch,)) for tensor in scalars]
-        if extension is None:
+        if backend == "reference":
             with torch.no_grad():
                 return interpret(self.values, self.nodes, dict(zip(self.inputs, x, strict=True)), factors, self.outputs)
         made = zip(self.outputs, self._dtypes, strict=True)
@@ -73,15 +72,14 @@ class Program:
     @property
     def arena_bytes(self) -> int:
         """Bytes that the values between inputs and outputs take natively, for one image; 0 without the extension."""
-        extension = native_kernels()
-        return 0 if extension is None else self._native(extension).arena_bytes()
+        return 0 if native_kernels() is None else self._native().arena_bytes()
 
     @cached_property
     def _dtypes(self) -> tuple[torch.dtype, ...]:
         """Type of every output."""
         return tuple(torch.int32 if self.values[handle].kind == "int" else torch.float32 for handle in self.outputs)
 
-    def _native(self, extension: ModuleType) -> _native.Program:
+    def _native(self) -> _native.Program:
         """The native program, which points to packed weights: built anew where torch has moved one of them.
 
         torch moves storages in place when it shares them with other processes. If two threads build a program at once,
@@ -90,6 +88,8 @@ class Program:
         places = [weight.data_ptr() for weight in self._weights]
         built: tuple[list[int], _native.Program] | None = self.__dict__.get("_built")
         if built is None or built[0] != places:
+            extension = native_kernels()
+            assert extension is not None, "the caller knows that the extension runs"
             program = build(extension, self.values, self.nodes, self.inputs, self.scalars, self.outputs)
             self.__dict__["_built"] = built = (places, program)
         return built[1]

@@ -43,14 +43,39 @@ struct Bits {
   };
 };
 
+// One row of one run reads every weight once, from wherever it lies: panel after panel is one stream, which caches hand
+// over faster than several at a time. A panel's words are spread over several sums, so that none waits for the one before.
+NOINLINE void one_row(const Windows& windows, const Panels& panels, int32_t* out) {
+  constexpr int kSums = 4;
+  const uint8_t* image = windows.image + windows.starts[0] + windows.offsets[0];
+  const __m512i used = _mm512_set1_epi32(static_cast<int32_t>(windows.tail));
+  const int64_t last = windows.words - 1;
+  for (int64_t panel = 0; panel < panels.count; ++panel) {
+    const uint8_t* weights = panels.data + panel * panels.bytes;
+    __m512i sums[kSums];
+    UNROLL for (int n = 0; n < kSums; ++n) sums[n] = _mm512_setzero_si512();
+    const auto word = [&](int64_t i) { return _mm512_set1_epi32(static_cast<int32_t>(load32(image + 4 * i))); };
+    const auto weight = [&](int64_t i) { return _mm512_loadu_si512(weights + i * kPanelWordBytes); };
+    int64_t i = 0;
+    for (; i + kSums <= last; i += kSums)
+      UNROLL for (int n = 0; n < kSums; ++n) sums[n] = Differ::add(sums[n], word(i + n), weight(i + n), used);
+    for (; i < last; ++i) sums[0] = Differ::add(sums[0], word(i), weight(i), used);
+    sums[1] = DifferWhereUsed::add(sums[1], word(last), weight(last), used);
+    const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(sums[0], sums[1]), _mm512_add_epi32(sums[2], sums[3]));
+    _mm512_storeu_si512(out + panel * kLanes, sum);
+  }
+}
+
 }  // namespace
 
 namespace avx512 {
 
 void bits_product(const Windows& windows, const Panels& panels, int32_t* out, int64_t step) {
   const bool tail = windows.tail != 0xffffffffu;
+  const bool signs = panels.planes == 1 && panels.activation_planes == 1;
+  if (signs && windows.count == 1 && windows.runs == 1) return one_row(windows, panels, out);
   const RawSums target{out, step};
-  if (panels.planes == 1 && panels.activation_planes == 1) {
+  if (signs) {
     tail ? all_panels<Signs<DifferWhereUsed>>(windows, panels, target)
          : all_panels<Signs<Differ>>(windows, panels, target);
   } else {
