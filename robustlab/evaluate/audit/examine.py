@@ -1,0 +1,330 @@
+"""The course of an audit: measure, attack with the gradient as given, escalate until the number stops falling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustlab.attacks import PGD, Attack
+from robustlab.attacks._goal import Goal, margin
+from robustlab.core import L2, Ball, Linf
+from robustlab.core.errors import check_int
+from robustlab.evaluate.audit import probes
+from robustlab.evaluate.audit.campaign import ADAPTIVE, BLACK_BOX, PLAIN, TRANSFER, Attempt, Campaign, union
+from robustlab.evaluate.audit.climb import Climb
+from robustlab.evaluate.audit.grade import verdict
+from robustlab.evaluate.audit.probes import Check, graded
+from robustlab.evaluate.audit.result import Audit, Curve, Share
+from robustlab.evaluate.audit.sources import Source, make_sources
+from robustlab.evaluate.audit.target import JUDGE_DRAWS, Target, logits_in_batches, seeded
+
+RADII = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+TARGETS = 4
+PAYING = (0.01, 0.03)
+"""Share of all images from which on an attack that should not find more warns, and fails."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Budgets.
+
+    Attributes:
+        steps: of the first attack with every gradient.
+        long_steps: of the attacks that show whether more steps still pay.
+        queries: of the search without a gradient.
+        probe_images: images that are measured, and attacked at other radii.
+        rounds: at most so many rounds of the strongest attacks.
+    """
+
+    steps: int = 20
+    long_steps: int = 100
+    queries: int = 500
+    probe_images: int = 32
+    rounds: int = 3
+
+    def __post_init__(self) -> None:
+        for name, low in (("steps", 1), ("long_steps", 1), ("queries", 0), ("probe_images", 1), ("rounds", 0)):
+            check_int(name, getattr(self, name), low)
+
+    def as_json(self) -> dict[str, int]:
+        """The fields."""
+        return asdict(self)
+
+
+def examine(
+    campaign: Campaign, clean: Tensor, reference: nn.Module | None, settings: Settings, facts: dict[str, Any]
+) -> Audit:
+    """Run the whole audit of a campaign's target, of which the samples `clean` are right without attack."""
+    target, n = campaign.target, len(clean)
+    ball = target.ball
+    with seeded(target.seed, "sources"):
+        sources = make_sources(
+            target.model, target.images, ball.eps if ball.norm_name == "linf" else 2 / 255,
+            random=target.random, reference=reference,
+        )  # fmt: skip
+    given, others = sources[0], [s for s in sources[1:] if s.name != "around"]
+    around = next(s for s in sources if s.name == "around")
+    probed = campaign.rows[: settings.probe_images]
+    checks = [_random(target)]
+
+    naive = campaign.run("pgd", given, PGD(ball, steps=settings.steps), campaign.rows, family=PLAIN)
+    attackable = not naive.failed
+    first = campaign.accuracy if attackable else None
+    if attackable:
+        checks += _measure(campaign, sources, probed)
+        plain = [naive, *_plain(campaign, given, settings)]
+        checks.append(_paying("more-steps", "100 steps, restarts and the margin", plain[1:], n))
+    else:
+        checks.append(Check("zero-gradient", "fail", "the model has no gradient", {"images": 1.0, "pixels": 1.0}))
+        plain = []
+    survivors = campaign.survivors
+    if attackable and any(c.name in ("slope", "ascent") and c.status in ("warn", "fail") for c in checks):
+        others = [*others, around]
+    elif not attackable or target.random:
+        others = [*others, around]
+    adaptive = _adaptive(campaign, others, survivors, settings)
+    checks.append(_paying("other-gradients", "gradients other than the one given", adaptive, n))
+    search = _search(campaign, given, survivors, settings.queries, "square")
+    if search is not None:
+        checks.append(_paying("black-box", f"search without a gradient, {settings.queries} queries,", [search], n, given_to=survivors))
+
+    usable = [given, *others] if attackable else others
+    ranked = _ranked(usable, adaptive)
+    stable = _escalate(campaign, ranked, given, settings, n)
+    best = ranked[0] if ranked else given
+    curve, grown = _curve(campaign, given if attackable else None, best, probed, settings)
+    checks += grown
+    checks += _unbounded(campaign, given if attackable else None, best, probed, settings)
+    lowest = campaign.accuracy
+    start = float(clean.float().mean()) if first is None else first
+    decided = verdict(checks, 100 * (start - lowest), attackable=attackable, stable=stable, noise=100 / n)
+    achieved = {a.name: a.first for a in campaign.attempts if a.first}
+    return Audit(
+        ball=ball.slug,
+        images=n,
+        grade=decided.grade,
+        reasons=decided.reasons,
+        clean=Share.of(int(clean.sum()), n),
+        naive=None if first is None else Share.of(round(first * n), n),
+        robust=Share.of(len(campaign.survivors), n),
+        achieved=achieved,
+        checks=tuple(checks),
+        attempts=tuple(campaign.attempts),
+        curve=curve,
+        stable=stable,
+        limits=tuple(_limits(target, reference, search, n)),
+        **facts,
+    )
+
+
+def _random(target: Target) -> Check:
+    if not target.random:
+        return Check("randomness", "pass", "the same images give the same logits")
+    text = f"the model is random: an image counts as broken if it is wrong in most of {JUDGE_DRAWS} passes"
+    return Check("randomness", "fail", text)
+
+
+def _measure(campaign: Campaign, sources: Sequence[Source], rows: Tensor) -> list[Check]:
+    target, given = campaign.target, sources[0]
+
+    def work() -> dict[str, Any]:
+        found = [
+            *probes.zero_gradients(target, given, rows),
+            *probes.finite_differences(target, given, rows),
+            probes.agreement(target, list(sources), rows),
+        ]
+        return {"checks": [asdict(check) for check in found]}
+
+    return [Check(**check) for check in campaign.measured("probes", work)["checks"]]
+
+
+def _plain(campaign: Campaign, given: Source, settings: Settings) -> list[Attempt]:
+    ball = campaign.target.ball
+    plan: list[tuple[str, Attack]] = [
+        ("pgd-margin", Climb(ball, settings.long_steps, "margin")),
+        ("pgd-long", PGD(ball, steps=settings.long_steps)),
+        ("pgd-restart", PGD(ball, steps=settings.long_steps)),
+    ]
+    return [campaign.run(name, given, attack, campaign.survivors, family=PLAIN) for name, attack in plan]
+
+
+def _paying(name: str, what: str, attempts: Sequence[Attempt], n: int, given_to: Tensor | None = None) -> Check:
+    """Whether attacks that should find nothing more broke images."""
+    if not attempts:
+        return Check(name, "skip", f"nothing to try: {what}")
+    allowed = None if given_to is None else set(given_to.tolist())
+    broken = len(union(attempts) if allowed is None else union(attempts) & allowed)
+    warn, fail = (max(bound, (least + 0.5) / n) for bound, least in zip(PAYING, (1, 2), strict=True))
+    if name == "more-steps":  # More steps pay a little on every network; only much is a sign.
+        warn, fail = 2 * warn, 3 * fail
+    status = graded(broken / n, warn, fail)
+    text = f"{what} broke {broken} of {n} images that the attacks before had left"
+    return Check(name, status, text, {"broken": float(broken), "images": float(n)})
+
+
+def _adaptive(campaign: Campaign, others: Sequence[Source], rows: Tensor, settings: Settings) -> list[Attempt]:
+    """Every other gradient on the same images, so that they can be compared."""
+    found = []
+    for source in others:
+        family = TRANSFER if source.kind == "transfer" else ADAPTIVE
+        for loss in ("margin",) if source.name == "around" else ("margin", "tempered"):
+            attack = Climb(campaign.target.ball, settings.steps, loss)
+            found.append(campaign.run(f"{source.name}-{loss}", source, attack, rows, family=family))
+    return found
+
+
+def _search(campaign: Campaign, given: Source, rows: Tensor, queries: int, name: str) -> Attempt | None:
+    """Square, if this build has it."""
+    from robustlab import attacks
+
+    square = getattr(attacks, "Square", None)
+    if square is None or not queries:
+        return None
+    return campaign.run(name, given, square(campaign.target.ball, steps=queries), rows, family=BLACK_BOX)
+
+
+def _ranked(usable: Sequence[Source], adaptive: Sequence[Attempt]) -> list[Source]:
+    """Sources by what they broke; the given gradient, where there is one, before those that broke nothing."""
+    broke = {s.name: len(union([a for a in adaptive if a.name.rpartition("-")[0] == s.name])) for s in usable}
+    return sorted(usable, key=lambda s: -broke[s.name])
+
+
+def _escalate(campaign: Campaign, ranked: Sequence[Source], given: Source, settings: Settings, n: int) -> bool:
+    """Rounds of the strongest attacks with the best sources until one breaks nearly nothing; whether that came."""
+    ball = campaign.target.ball
+    for number in range(1, settings.rounds + 1):
+        before = len(campaign.survivors)
+        for source in ranked[: 2 if number == 1 else 1]:
+            for rank in range(TARGETS):
+                attack = Climb(ball, settings.long_steps // 2 * number, "margin")
+                name = f"round{number}-{source.name}-target{rank}"
+                campaign.run(name, source, attack, campaign.survivors, family=_family(source), rank=rank)
+            attack = Climb(ball, settings.long_steps * number, "tempered")
+            campaign.run(f"round{number}-{source.name}", source, attack, campaign.survivors, family=_family(source))
+        _search(campaign, given, campaign.survivors, 2 * number * settings.queries, f"round{number}-square")
+        if before - len(campaign.survivors) <= max(1, PAYING[0] * n):
+            return True
+    return not len(campaign.survivors)
+
+
+def _family(source: Source) -> str:
+    return {"given": PLAIN, "transfer": TRANSFER}.get(source.kind, ADAPTIVE)
+
+
+def _ball(ball: Ball, eps: float) -> Ball:
+    return Linf(eps) if ball.norm_name == "linf" else L2(eps)
+
+
+def _curve(
+    campaign: Campaign, given: Source | None, best: Source, rows: Tensor, settings: Settings
+) -> tuple[Curve, list[Check]]:
+    """Accuracy against radius with the given and the best gradient, and whether loss and success grow with it."""
+    target = campaign.target
+    whole = _whole(target)
+    radii = [min(target.ball.eps * factor, whole) for factor in RADII]
+    named = {} if given is None else {"given": given}
+    if best is not given:
+        named["best"] = best
+    accuracy = {}
+    for name, source in named.items():
+        broken = [
+            len(
+                campaign.run(
+                    f"radius-{name}-{factor:g}", source, Climb(_ball(target.ball, eps), settings.steps, "margin"), rows,
+                    family=PLAIN, ball=_ball(target.ball, eps), count=False,
+                ).broken
+            )
+            for factor, eps in zip(RADII, radii, strict=True)
+        ]  # fmt: skip
+        accuracy[name] = tuple(1 - count / len(rows) for count in broken)
+    searched = _search_radii(campaign, best, rows, radii, settings)
+    if searched:
+        accuracy["square"] = searched
+    margins: tuple[float, ...] = ()
+    checks = []
+    if given is not None:
+        margins = tuple(campaign.measured("growth", lambda: {"margin": _growth(target, given, rows, radii)})["margin"])
+        rises = max(b - a for a, b in zip(accuracy["given"], accuracy["given"][1:], strict=False))
+        falls = max(a - b for a, b in zip(margins, margins[1:], strict=False)) / max(abs(margins[0]), 1e-12)
+        bad = rises > 0.1 or falls > 0.2
+        fell = accuracy["given"][0] - accuracy["given"][-1]
+        text = f"accuracy falls by {100 * fell:.0f} points from {RADII[0]:g} to {RADII[-1]:g} times the radius"
+        if bad:
+            text += ", but not all the way: it rises in between, or the loss falls"
+        still = fell <= 0.02 and accuracy["given"][-1] > 0.1
+        checks.append(Check("growth", "fail" if bad or still else "pass", text, {"fall": fell, "rise": rises}))
+    return Curve(tuple(radii), accuracy, margins, len(rows)), checks
+
+
+def _search_radii(
+    campaign: Campaign, source: Source, rows: Tensor, radii: Sequence[float], settings: Settings
+) -> tuple[float, ...]:
+    from robustlab import attacks
+
+    square = getattr(attacks, "Square", None)
+    if square is None or not settings.queries:
+        return ()
+    target = campaign.target
+    plain = Source("given", "given", "no gradient", target.model)
+    found = []
+    for factor, eps in zip(RADII, radii, strict=True):
+        ball = _ball(target.ball, eps)
+        attack = square(ball, steps=max(1, settings.queries // 2))
+        name = f"radius-square-{factor:g}"
+        attempt = campaign.run(name, plain, attack, rows, family=BLACK_BOX, ball=ball, count=False)
+        found.append(1 - len(attempt.broken) / len(rows))
+    return tuple(found)
+
+
+def _growth(target: Target, given: Source, rows: Tensor, radii: Sequence[float]) -> list[float]:
+    """Mean of min(margin, 0) after a step of each radius along the gradient at the image."""
+    gradient = probes.gradient(given, target, rows)
+    images, goal = target.images[rows], Goal(target.labels[rows])
+    values = []
+    with seeded(target.seed, "growth"):
+        for eps in (0.0, *radii[: RADII.index(1.0) + 1]):
+            ball = _ball(target.ball, eps)
+            moved = ball.project(images + eps * ball.ascent(gradient), images)
+            values.append(float(margin(logits_in_batches(target.model, moved), goal).clamp(max=0).double().mean()))
+    return values
+
+
+def _whole(target: Target) -> float:
+    """The radius that holds every image."""
+    return 1.0 if target.ball.norm_name == "linf" else math.sqrt(target.images[0].numel())
+
+
+def _unbounded(
+    campaign: Campaign, given: Source | None, best: Source, rows: Tensor, settings: Settings
+) -> list[Check]:
+    """With all images allowed nothing can stay right: an attack that does not see to that does not work."""
+    ball = _ball(campaign.target.ball, _whole(campaign.target))
+    checks = []
+    for name, source in (("unbounded", given), ("unbounded-best", best if best is not given else None)):
+        if source is None:
+            continue
+        attack = Climb(ball, settings.long_steps // 2 or 1, "tempered" if name.endswith("best") else "ce")
+        attempt = campaign.run(name, source, attack, rows, family=PLAIN, ball=ball, count=False)
+        left = 1 - len(attempt.broken) / len(rows)
+        text = f"{100 * left:.0f} % stay right when every image is allowed, with {source.text}"
+        checks.append(Check(name, graded(left, 0.05, 0.15), text, {"accuracy": left}))
+    return checks
+
+
+def _limits(target: Target, reference: nn.Module | None, search: Attempt | None, n: int) -> list[str]:
+    limits = [
+        "attacks find an upper bound: only certification can say that no other attack breaks more",
+        f"on {n} images the 95 % interval of a share is up to {100 * 1.96 * math.sqrt(0.25 / n):.0f} points either way",
+    ]
+    if search is None:
+        limits.append("no search without a gradient was run")
+    if reference is None:
+        limits.append("no reference model was given to transfer from")
+    if target.random:
+        limits.append(f"the model is random: images near the edge of {JUDGE_DRAWS // 2} of {JUDGE_DRAWS} passes can go either way")
+    return limits
+
