@@ -190,15 +190,21 @@ def _before(function: Callable[[Tensor], Tensor], honest: Callable[[Tensor], Ten
 
 MASKED: dict[str, Masked] = {
     "round": Masked(
-        "cifar_resnet20", "cifar10", 2 / 255,
-        lambda net, x: (Quantized(net, x), Quantized(net, x, round_ste)), "4-bit activations through torch.round",
+        "cifar_resnet20",
+        "cifar10",
+        2 / 255,
+        lambda net, x: (Quantized(net, x), Quantized(net, x, round_ste)),
+        "4-bit activations through torch.round",
     ),
     "round-robust": _robust(
         lambda net, x: (Quantized(net, x), Quantized(net, x, round_ste)), "4-bit activations through torch.round"
     ),
     "sign": Masked(
-        "mnist_cnn_a_adv", "mnist", 0.3,
-        _before(_binary(torch.sign), _binary(lambda x: sign_ste(x, "identity"))), "torch.sign of the input",
+        "mnist_cnn_a_adv",
+        "mnist",
+        0.3,
+        _before(_binary(torch.sign), _binary(lambda x: sign_ste(x, "identity"))),
+        "torch.sign of the input",
     ),
     "binary": Masked("signs_w1a1", "signs", 2 / 255, _dead, "packed binary network whose signs have no surrogate"),
     "floor": _robust(_before(_levels(torch.floor), _levels(floor_ste)), "input floored to 16 levels"),

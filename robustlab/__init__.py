@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from robustlab.core import L1, L2, Lattice, Linf, RobustlabError
     from robustlab.deploy import deploy, load, optimize, save
     from robustlab.evaluate import evaluate
+    from robustlab.evaluate.audit import audit
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ _WHERE = {
     "load": "robustlab.deploy",
     "optimize": "robustlab.deploy",
     "save": "robustlab.deploy",
+    "audit": "robustlab.evaluate.audit",
     "evaluate": "robustlab.evaluate",
 }
 _MODULES = ("attacks", "datasets")
@@ -53,6 +55,7 @@ __all__ = [
     "Linf",
     "RobustlabError",
     "attacks",
+    "audit",
     "compress",
     "datasets",
     "deploy",

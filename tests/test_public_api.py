@@ -29,6 +29,7 @@ PUBLIC = (
     "robustlab.deploy",
     "robustlab.evaluate",
     "robustlab.evaluate.allocation",
+    "robustlab.evaluate.audit",
     "robustlab.kernels",
     "robustlab.kernels.program",
     "robustlab.models",

@@ -11,6 +11,7 @@ import typer
 from robustlab import __version__
 from robustlab.cli.allocate import allocate
 from robustlab.cli.attack import attack
+from robustlab.cli.audit import audit
 from robustlab.cli.bench import app as bench
 from robustlab.cli.compress import compress
 from robustlab.cli.doctor import doctor
@@ -32,6 +33,7 @@ app.command()(evaluate)
 app.command()(attack)
 app.command()(compress)
 app.command()(allocate)
+app.command()(audit)
 app.command()(show)
 app.command("list")(list_names)
 app.command()(doctor)
@@ -61,7 +63,7 @@ def _is_ours(error: Exception) -> bool:
 def run(arguments: Sequence[str]) -> int:
     """Run the program with `arguments` and return its exit code.
 
-    0 done, 2 bad input, 3 unfinished, 130 interrupted. Errors that are not the user's keep their traceback.
+    0 done, 1 gate missed, 2 bad input, 3 unfinished, 130 interrupted. Errors that are no user's keep their traceback.
     """
     command = typer.main.get_command(app)
     try:

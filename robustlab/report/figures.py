@@ -21,7 +21,7 @@ from robustlab.report.style import INK, LINE, MUTED, heat, series_colour, series
 from robustlab.report.view import View, pareto_front
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "robustlab",
     "font.family": "DejaVu Sans",
@@ -94,7 +94,7 @@ def pareto_figure(
     if not points:
         return None
     _, title, ticks = next(row for row in COSTS if row[0] == cost)
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         ax = figure.subplots()
@@ -227,7 +227,7 @@ def _shared(one: Bbox, other: Bbox) -> float:
 def svg(figure: Figure, prefix: str) -> str:
     """The figure as an inline ``<svg>``: text as text, every id under `prefix`, the same bytes for the same figure."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -246,7 +246,7 @@ def hero(view: View, metric: str = "worst") -> bytes:
     panels = [(cost, _points(view, metric, cost[0])) for cost in COSTS]
     panels = [(cost, points) for cost, points in panels if points]
     rows, columns = len(view.models), len(view.conditions)
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         low = 1.2 + 0.36 * rows
         figure = Figure(figsize=(10.6, (4.0 if panels else 0) + low), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)

@@ -24,7 +24,7 @@ from robustlab.compress import Spec, made_for, read_spec, write_spec
 from robustlab.deploy import load, read_model_file, save, stored_bytes
 from robustlab.models import ModelInfo, build, set_info
 
-COMMANDS = ("evaluate", "compress", "allocate", "show", "list", "doctor")
+COMMANDS = ("evaluate", "audit", "compress", "allocate", "show", "list", "doctor")
 
 
 @pytest.fixture

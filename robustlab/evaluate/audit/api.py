@@ -100,7 +100,9 @@ def audit(
         target = Target(network, chosen, images, labels, seed, shifting)
         clean = target.right(images, labels, "clean")
         if not bool(clean.any()):
-            raise DataError(f"model {model_name(network)} gets none of the {len(images)} images right: nothing to audit")
+            raise DataError(
+                f"model {model_name(network)} gets none of the {len(images)} images right: nothing to audit"
+            )
         campaign = Campaign(target, clean, ledger, progress)
         facts: dict[str, Any] = {
             "model": model_name(network),

@@ -6,19 +6,18 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustlab.attacks import Attack
-from robustlab.core import ArgumentError, Ball, Progress
+from robustlab.attacks import PGD, Attack
+from robustlab.core import ArgumentError, Progress
 from robustlab.core.keys import sample_keys
 from robustlab.core.tiles import tiles
-from robustlab.evaluate.audit.climb import Climb, runners_up
 from robustlab.evaluate.audit.ledger import Ledger
-from robustlab.evaluate.audit.sources import Source
+from robustlab.evaluate.audit.sources import Source, Tempered
 from robustlab.evaluate.audit.target import BATCH, Target, logits_in_batches, seeded
 
 PLAIN, ADAPTIVE, TRANSFER, BLACK_BOX = "white-box", "adaptive", "transfer", "black-box"
@@ -86,23 +85,22 @@ class Campaign:
         *,
         family: str,
         rank: int | None = None,
-        ball: Ball | None = None,
-        count: bool = True,
+        tempered: bool = False,
     ) -> Attempt:
         """Attack the samples `rows` through a source.
 
-        rank: aim at the class with the rank-th largest logit among the others. ball: judge in another threat model
-        than the target's; such an attempt, and one with ``count=False``, leaves `left` as it is and is not listed.
+        rank: aim at the class with the rank-th largest logit among the others. tempered: scale the logits down. An
+        attack with another ball than the target's is judged in its own, leaves `left` as it is and is not listed.
         """
-        text = f"{attack.slug if ball is None else name}, {source.text}"
-        target = self.target if ball is None else Target(**{**_fields(self.target), "ball": ball})
+        text = f"{attack.slug}{', logits scaled down' if tempered else ''}, {source.text}"
+        target = replace(self.target, ball=attack.ball)
 
         def work() -> dict[str, Any]:
             begin, failed = time.perf_counter(), ""
             broken = torch.zeros(len(rows), dtype=torch.bool)
             try:
                 if len(rows):
-                    broken = self._attack(name, source, attack, rows, rank, target)
+                    broken = self._attack(name, source, attack, rows, rank, tempered, target)
             except ArgumentError as error:
                 failed = str(error)
             seconds = time.perf_counter() - begin
@@ -116,23 +114,33 @@ class Campaign:
         broken = tuple(found["broken"])
         first = sum(bool(self.left[i]) for i in broken)
         attempt = Attempt(name, family, text, len(rows), broken, first, found["seconds"], found["failed"])
-        if count and ball is None:
+        if attack.ball == self.target.ball:
             self.left[list(broken)] = False
             self.attempts.append(attempt)
         return attempt
 
     def _attack(
-        self, name: str, source: Source, attack: Attack, rows: Tensor, rank: int | None, target: Target
+        self,
+        name: str,
+        source: Source,
+        attack: Attack,
+        rows: Tensor,
+        rank: int | None,
+        tempered: bool,
+        target: Target,
     ) -> Tensor:
         parts = []
         keys = sample_keys(target.seed, f"audit/{name}", rows)
-        with source.active() as model, seeded(target.seed, f"attack/{name}"), quiet():
+        with source.active() as given, seeded(target.seed, f"attack/{name}"), quiet():
+            model = Tempered(given) if tempered else given
+            if source.draws > 1 and isinstance(attack, PGD):
+                attack = replace(attack, eot=source.draws)
             for start, stop in tiles(len(rows), BATCH):
                 some = rows[start:stop]
                 images, labels = target.images[some], target.labels[some]
                 aims = None
                 if rank is not None:
-                    aims = runners_up(logits_in_batches(model.eval(), images), labels, rank)
+                    aims = runners_up(logits_in_batches(model, images), labels, rank)
                 adversarial = attack(model, images, labels, targets=aims, keys=keys[start:stop])
                 parts.append(target.broken(adversarial, some, f"{name}/{start}"))
                 self._progress.advance(stop - start, f"{int(torch.cat(parts).sum())} broken")
@@ -141,10 +149,6 @@ class Campaign:
     def measured(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A measurement that is kept as attempts are."""
         return dict(self._ledger.get(name, work))
-
-
-def _fields(target: Target) -> dict[str, Any]:
-    return {name: getattr(target, name) for name in target.__dataclass_fields__}
 
 
 @contextmanager
@@ -169,6 +173,7 @@ def as_json(attempt: Attempt) -> dict[str, Any]:
     return {**asdict(attempt), "broken": list(attempt.broken)}
 
 
-def climbs(ball: Ball, steps: int, losses: Sequence[str]) -> list[Climb]:
-    """One attack per loss."""
-    return [Climb(ball, steps, loss) for loss in losses]
+def runners_up(logits: Tensor, labels: Tensor, rank: int) -> Tensor:
+    """The class with the rank-th largest logit among those that are not the label, int64 (N,); rank from 0."""
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return torch.sort(others, dim=1, descending=True, stable=True).indices[:, rank]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ from robustlab.core import L2, Ball, Linf
 from robustlab.core.errors import check_int
 from robustlab.evaluate.audit import probes
 from robustlab.evaluate.audit.campaign import ADAPTIVE, BLACK_BOX, PLAIN, TRANSFER, Attempt, Campaign, union
-from robustlab.evaluate.audit.climb import Climb
 from robustlab.evaluate.audit.grade import verdict
 from robustlab.evaluate.audit.probes import Check, graded
 from robustlab.evaluate.audit.result import Audit, Curve, Share
@@ -24,6 +24,8 @@ from robustlab.evaluate.audit.target import JUDGE_DRAWS, Target, logits_in_batch
 
 RADII = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 TARGETS = 4
+DEAD = 0.95
+"""Share of images without a gradient from which on longer attacks with it are not worth their time."""
 PAYING = (0.01, 0.03)
 """Share of all images from which on an attack that should not find more warns, and fails."""
 
@@ -76,21 +78,25 @@ def examine(
     first = campaign.accuracy if attackable else None
     if attackable:
         checks += _measure(campaign, sources, probed)
-        plain = [naive, *_plain(campaign, given, settings)]
-        checks.append(_paying("more-steps", "100 steps, restarts and the margin", plain[1:], n))
+        dead = next(c for c in checks if c.name == "zero-gradient").numbers["images"] >= DEAD
+        longer = [] if dead else _plain(campaign, given, settings)
+        checks.append(_paying("more-steps", f"{settings.long_steps} steps, restarts and the margin", longer, n))
     else:
         checks.append(Check("zero-gradient", "fail", "the model has no gradient", {"images": 1.0, "pixels": 1.0}))
-        plain = []
     survivors = campaign.survivors
-    if attackable and any(c.name in ("slope", "ascent") and c.status in ("warn", "fail") for c in checks):
-        others = [*others, around]
-    elif not attackable or target.random:
-        others = [*others, around]
+    doubtful = any(check.name in ("slope", "ascent") and check.status in ("warn", "fail") for check in checks)
     adaptive = _adaptive(campaign, others, survivors, settings)
+    if doubtful or target.random or not attackable:
+        others = [*others, around]
+        adaptive += _adaptive(campaign, [around], campaign.survivors, settings)
     checks.append(_paying("other-gradients", "gradients other than the one given", adaptive, n))
     search = _search(campaign, given, survivors, settings.queries, "square")
     if search is not None:
-        checks.append(_paying("black-box", f"search without a gradient, {settings.queries} queries,", [search], n, given_to=survivors))
+        checks.append(
+            _paying(
+                "black-box", f"search without a gradient, {settings.queries} queries,", [search], n, given_to=survivors
+            )
+        )
 
     usable = [given, *others] if attackable else others
     ranked = _ranked(usable, adaptive)
@@ -145,9 +151,8 @@ def _measure(campaign: Campaign, sources: Sequence[Source], rows: Tensor) -> lis
 def _plain(campaign: Campaign, given: Source, settings: Settings) -> list[Attempt]:
     ball = campaign.target.ball
     plan: list[tuple[str, Attack]] = [
-        ("pgd-margin", Climb(ball, settings.long_steps, "margin")),
-        ("pgd-long", PGD(ball, steps=settings.long_steps)),
-        ("pgd-restart", PGD(ball, steps=settings.long_steps)),
+        ("pgd-margin", PGD(ball, steps=settings.long_steps, loss="margin")),
+        ("pgd-restarts", PGD(ball, steps=settings.long_steps, restarts=2)),
     ]
     return [campaign.run(name, given, attack, campaign.survivors, family=PLAIN) for name, attack in plan]
 
@@ -171,9 +176,12 @@ def _adaptive(campaign: Campaign, others: Sequence[Source], rows: Tensor, settin
     found = []
     for source in others:
         family = TRANSFER if source.kind == "transfer" else ADAPTIVE
-        for loss in ("margin",) if source.name == "around" else ("margin", "tempered"):
-            attack = Climb(campaign.target.ball, settings.steps, loss)
-            found.append(campaign.run(f"{source.name}-{loss}", source, attack, rows, family=family))
+        ball, name = campaign.target.ball, source.name
+        attack = PGD(ball, steps=settings.steps, loss="margin")
+        found.append(campaign.run(f"{name}-margin", source, attack, rows, family=family))
+        if name != "around":
+            attack = PGD(ball, steps=settings.steps)
+            found.append(campaign.run(f"{name}-tempered", source, attack, rows, family=family, tempered=True))
     return found
 
 
@@ -200,11 +208,12 @@ def _escalate(campaign: Campaign, ranked: Sequence[Source], given: Source, setti
         before = len(campaign.survivors)
         for source in ranked[: 2 if number == 1 else 1]:
             for rank in range(TARGETS):
-                attack = Climb(ball, settings.long_steps // 2 * number, "margin")
+                attack = PGD(ball, steps=max(1, settings.long_steps // 2 * number), loss="margin")
                 name = f"round{number}-{source.name}-target{rank}"
                 campaign.run(name, source, attack, campaign.survivors, family=_family(source), rank=rank)
-            attack = Climb(ball, settings.long_steps * number, "tempered")
-            campaign.run(f"round{number}-{source.name}", source, attack, campaign.survivors, family=_family(source))
+            attack = PGD(ball, steps=settings.long_steps * number)
+            name = f"round{number}-{source.name}-tempered"
+            campaign.run(name, source, attack, campaign.survivors, family=_family(source), tempered=True)
         _search(campaign, given, campaign.survivors, 2 * number * settings.queries, f"round{number}-square")
         if before - len(campaign.survivors) <= max(1, PAYING[0] * n):
             return True
@@ -234,8 +243,8 @@ def _curve(
         broken = [
             len(
                 campaign.run(
-                    f"radius-{name}-{factor:g}", source, Climb(_ball(target.ball, eps), settings.steps, "margin"), rows,
-                    family=PLAIN, ball=_ball(target.ball, eps), count=False,
+                    f"radius-{name}-{factor:g}", source,
+                    PGD(_ball(target.ball, eps), steps=settings.steps, loss="margin"), rows, family=PLAIN,
                 ).broken
             )
             for factor, eps in zip(RADII, radii, strict=True)
@@ -248,8 +257,8 @@ def _curve(
     checks = []
     if given is not None:
         margins = tuple(campaign.measured("growth", lambda: {"margin": _growth(target, given, rows, radii)})["margin"])
-        rises = max(b - a for a, b in zip(accuracy["given"], accuracy["given"][1:], strict=False))
-        falls = max(a - b for a, b in zip(margins, margins[1:], strict=False)) / max(abs(margins[0]), 1e-12)
+        rises = max(b - a for a, b in pairwise(accuracy["given"]))
+        falls = max(a - b for a, b in pairwise(margins)) / max(abs(margins[0]), 1e-12)
         bad = rises > 0.1 or falls > 0.2
         fell = accuracy["given"][0] - accuracy["given"][-1]
         text = f"accuracy falls by {100 * fell:.0f} points from {RADII[0]:g} to {RADII[-1]:g} times the radius"
@@ -275,7 +284,7 @@ def _search_radii(
         ball = _ball(target.ball, eps)
         attack = square(ball, steps=max(1, settings.queries // 2))
         name = f"radius-square-{factor:g}"
-        attempt = campaign.run(name, plain, attack, rows, family=BLACK_BOX, ball=ball, count=False)
+        attempt = campaign.run(name, plain, attack, rows, family=BLACK_BOX)
         found.append(1 - len(attempt.broken) / len(rows))
     return tuple(found)
 
@@ -298,17 +307,15 @@ def _whole(target: Target) -> float:
     return 1.0 if target.ball.norm_name == "linf" else math.sqrt(target.images[0].numel())
 
 
-def _unbounded(
-    campaign: Campaign, given: Source | None, best: Source, rows: Tensor, settings: Settings
-) -> list[Check]:
+def _unbounded(campaign: Campaign, given: Source | None, best: Source, rows: Tensor, settings: Settings) -> list[Check]:
     """With all images allowed nothing can stay right: an attack that does not see to that does not work."""
     ball = _ball(campaign.target.ball, _whole(campaign.target))
     checks = []
     for name, source in (("unbounded", given), ("unbounded-best", best if best is not given else None)):
         if source is None:
             continue
-        attack = Climb(ball, settings.long_steps // 2 or 1, "tempered" if name.endswith("best") else "ce")
-        attempt = campaign.run(name, source, attack, rows, family=PLAIN, ball=ball, count=False)
+        attack = PGD(ball, steps=max(1, settings.long_steps // 2))
+        attempt = campaign.run(name, source, attack, rows, family=PLAIN, tempered=name == "unbounded-best")
         left = 1 - len(attempt.broken) / len(rows)
         text = f"{100 * left:.0f} % stay right when every image is allowed, with {source.text}"
         checks.append(Check(name, graded(left, 0.05, 0.15), text, {"accuracy": left}))
@@ -325,6 +332,7 @@ def _limits(target: Target, reference: nn.Module | None, search: Attempt | None,
     if reference is None:
         limits.append("no reference model was given to transfer from")
     if target.random:
-        limits.append(f"the model is random: images near the edge of {JUDGE_DRAWS // 2} of {JUDGE_DRAWS} passes can go either way")
+        limits.append(
+            f"the model is random: images near the edge of {JUDGE_DRAWS // 2} of {JUDGE_DRAWS} passes can go either way"
+        )
     return limits
-

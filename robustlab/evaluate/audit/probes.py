@@ -53,7 +53,8 @@ def gradient(source: Source, target: Target, rows: Tensor, *, saturating: bool =
     loss = cross_entropy if saturating else margin
     with source.active() as model, seeded(target.seed, f"gradient/{source.name}"), frozen(model):
         parts = [
-            logits_and_gradient(model, target.images[some], Goal(target.labels[some]), loss)[1] for some in rows.split(64)
+            logits_and_gradient(model, target.images[some], Goal(target.labels[some]), loss)[1]
+            for some in rows.split(64)
         ]
     return torch.cat(parts)
 
@@ -108,7 +109,9 @@ def finite_differences(target: Target, source: Source, rows: Tensor) -> tuple[Ch
             wins.append(float((up_along[index] > best).double().mean()))
     slope, ascent = max(correlations), max(wins)
     numbers = {f"{round(255 * h)}of255": c for h, c in zip(steps, correlations, strict=True)}
-    text = f"outputs change as the gradient predicts with correlation {slope:.2f} (steps up to {round(255 * steps[-1])}/255)"
+    text = (
+        f"outputs change as the gradient predicts with correlation {slope:.2f}, steps to {round(255 * steps[-1])}/255"
+    )
     first = Check("slope", graded(slope, *SLOPE), text, numbers)
     text = f"a step along the gradient beats the best of {2 * DIRECTIONS} random ones on {100 * ascent:.0f} % of images"
     return first, Check("ascent", graded(ascent, *ASCENT), text, {"share": ascent})

@@ -1,8 +1,8 @@
 """A network with the backward pass repaired: the same numbers forward, a gradient where operations have none.
 
 Operations are intercepted while the network runs (`TorchFunctionMode`), so nothing has to be known of its modules. What
-a Python function of one's own hides (`torch.autograd.Function` with a zero backward) is found in the graph; a value that
-left the graph (``.detach()``, NumPy, an image file) is joined to it again where the next layer with weights reads it.
+a Python function of one's own hides (`torch.autograd.Function` with a zero backward) is found in the graph; what left
+the graph (``.detach()``, NumPy, an image file) is joined to it again where the next layer with weights reads it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _COMPARISONS = {"gt": 1, "greater": 1, "ge": 1, "greater_equal": 1, "__gt__": 1,
                 "lt": -1, "less": -1, "le": -1, "less_equal": -1, "__lt__": -1, "__le__": -1}  # fmt: skip
 _CASTS = ("float", "double", "half", "bfloat16", "to", "type", "type_as")
 _PRODUCTS = ("mul", "multiply", "__mul__", "__rmul__")
-_ZERO_NODES = ("Round", "Floor", "Ceil", "Trunc", "Sign", "Sgn", "Clamp", "Hardtanh")
+_ZERO_NODES = ("Round", "Floor", "Ceil", "Trunc", "Sign", "Sgn")
 _SATURATED = 0.99
 _FLAT = 8.0
 
@@ -211,15 +211,14 @@ def _product(self: Repair, name: str, func: Any, args: tuple[Any, ...], kwargs: 
 
 def _where(self: Repair, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     result = func(*args, **kwargs)
-    if name == "where":
-        mask, chosen, other = args if len(args) == 3 else (None, None, None)
-    else:
-        other, mask, chosen = args if len(args) == 3 else (None, None, None)
-    difference = self.tracked(mask)
-    if difference is None or not isinstance(result, Tensor) or not result.is_floating_point():
+    if len(args) != 3 or not isinstance(result, Tensor) or not result.is_floating_point():
         return result
-    switched = self.step(difference, result.dtype, cast(Tensor, mask))
-    gap = torch.as_tensor(chosen - other if mask is not None else 0.0).detach().nan_to_num()
+    mask, chosen, other = args if name == "where" else (args[1], args[2], args[0])
+    difference = self.tracked(mask)
+    if difference is None:
+        return result
+    switched = self.step(difference, result.dtype, mask)
+    gap = torch.as_tensor(chosen - other).detach().nan_to_num()
     # The term is 0: it only brings the gradient of the switch.
     return result + (switched - switched.detach()) * gap.to(result.dtype)
 

@@ -23,8 +23,8 @@ DRAWS = 8
 class Borrowed(nn.Module):
     """One network judged, the gradient of another followed, as in BPDA (Athalye et al. 2018) for the whole network.
 
-    Where both give the same class, the logits are the other's, so that a loss on them says how far it still is; where
-    they differ, those of the network that is judged. So the class is always right, and so is who leaves an attack early.
+    Where both give the same class, the logits are the other's, so that a loss on them says how far it still is; else
+    they are those of the network that is judged. So the class is always right, and so is who leaves an attack early.
 
     Shape: images (N, C, H, W) -> logits (N, K).
     """
@@ -46,30 +46,43 @@ class Borrowed(nn.Module):
         return replaced(other, value, torch.ones_like(value)) if asked else value
 
 
-class Averaged(nn.Module):
-    """The mean logits of several passes: expectation over transformation (Athalye et al. 2018).
+class Noisy(nn.Module):
+    """A network that sees its images under uniform noise of a radius.
 
-    With a `radius`, every pass but the first sees the images under uniform noise of that size, which shows a gradient
-    that is broken up into pieces at larger scale.
+    Its mean gradient over several passes shows the slope at that scale where the gradient itself is broken into pieces.
 
     Shape: images (N, C, H, W) -> logits (N, K).
     """
 
-    def __init__(self, model: nn.Module, draws: int = DRAWS, radius: float = 0.0) -> None:
+    def __init__(self, model: nn.Module, radius: float) -> None:
         super().__init__()
         self.model = model
-        self.draws = draws
         self.radius = radius
 
     def forward(self, images: Tensor) -> Tensor:
-        """Mean logits."""
-        total: Tensor = self.model(images)
-        for _ in range(self.draws - 1):
-            moved = images
-            if self.radius:
-                moved = images + (2 * torch.rand_like(images) - 1) * self.radius
-            total = total + self.model(moved)
-        return total / self.draws
+        """Logits of other images in every pass."""
+        logits: Tensor = self.model(images + (2 * torch.rand_like(images) - 1) * self.radius)
+        return logits
+
+
+class Tempered(nn.Module):
+    """Logits divided so that they span at most 10: in the same order, and no probability underflows.
+
+    Shape: images (N, C, H, W) -> logits (N, K).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scaled logits; the scale has no gradient."""
+        logits: Tensor = self.model(images)
+        span = (logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)).detach()
+        return logits / (span / SPAN).clamp(min=1.0)
+
+
+SPAN = 10.0
 
 
 @dataclass(frozen=True)
@@ -125,12 +138,14 @@ class Source:
         name: short, part of keys.
         kind: ``given``, or what replaces the gradient: ``repair``, ``surrogate``, ``average``, ``transfer``.
         text: what it is, for people.
+        draws: how many of its gradients are averaged into one (expectation over transformation, Athalye et al. 2018).
     """
 
     name: str
     kind: str
     text: str
     model: nn.Module
+    draws: int = 1
 
     @contextmanager
     def active(self) -> Iterator[nn.Module]:
@@ -143,36 +158,36 @@ class Source:
 
 
 def make_sources(
-    model: nn.Module, images: Tensor, eps: float, *, random: bool, reference: nn.Module | None
+    model: nn.Module, images: Tensor, radius: float, *, random: bool, reference: nn.Module | None
 ) -> list[Source]:
-    """All sources that fit the model, the given gradient first. `images`: a few, to see what can be repaired."""
+    """All sources that fit the model, the given gradient first.
 
-    def over(network: nn.Module) -> nn.Module:
-        return Averaged(network) if random else network
-
+    images: a few, to see what can be repaired; radius: of the noise of ``around``; random: whether the model is.
+    """
+    draws = DRAWS if random else 1
     sources = [Source("given", "given", "the gradient of the model as given", model)]
     if random:
-        sources.append(Source("draws", "average", f"mean gradient of {DRAWS} random passes", Averaged(model)))
+        sources.append(Source("draws", "average", f"mean gradient of {DRAWS} random passes", model, DRAWS))
     straight = Repaired(model)
-    probe = images[:2].detach().clone().requires_grad_()
     with torch.enable_grad():
-        straight(probe)
+        straight(images[:2].detach().clone().requires_grad_())
+    best: nn.Module = model
     if straight.seen:
+        best = straight
         what = ", ".join(sorted(straight.seen))
-        sources.append(Source("straight", "repair", f"straight-through in place of {what}", over(straight)))
-        smooth = over(Repaired(model, smooth=True))
-        text = f"gradient of the network with {what} smoothed"
-        sources.append(Source("smooth", "repair", text, Borrowed(over(model), smooth)))
-    best = straight if straight.seen else model
-    around = Borrowed(over(model), Averaged(best, DRAWS, eps))
-    sources.append(Source("around", "average", f"mean gradient of {DRAWS} images around", around))
+        sources.append(Source("straight", "repair", f"straight-through in place of {what}", straight, draws))
+        smooth = Borrowed(model, Repaired(model, smooth=True))
+        sources.append(Source("smooth", "repair", f"the network with {what} smoothed", smooth, draws))
+    around = Borrowed(model, Noisy(best, radius))
+    sources.append(Source("around", "average", f"mean gradient of {DRAWS} images around", around, DRAWS))
     packed = [m for m in model.modules() if isinstance(m, PackedLayer)]
     if packed:
         binary = any(layer.scheme.activation is None for layer in packed)
         for sign in SIGN_SURROGATES if binary else ("approx",):
             surrogate = OpenSurrogate(sign)
             text = f"the surrogate {surrogate.name} in every packed layer"
-            sources.append(Source(surrogate.name, "surrogate", text, WithSurrogate(model, surrogate)))
+            sources.append(Source(surrogate.name, "surrogate", text, WithSurrogate(model, surrogate), draws))
     if reference is not None:
-        sources.append(Source("reference", "transfer", "the gradient of the reference model", Borrowed(over(model), reference)))
+        borrowed = Borrowed(model, reference)
+        sources.append(Source("reference", "transfer", "the gradient of the reference model", borrowed, draws))
     return sources
