@@ -8,6 +8,7 @@ True
 
 from robustlab.attacks._attack import Attack, AttackResult
 from robustlab.attacks.adapters import TorchAttack
+from robustlab.attacks.black_box import NES, SPSA, HopSkipJump, Square
 from robustlab.attacks.faults import PARTS as FAULT_PARTS
 from robustlab.attacks.faults import FaultCurve, FaultPoint, Flip, RandomFlips, flipped
 from robustlab.attacks.gradient import BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
@@ -20,14 +21,18 @@ __all__ = [
     "FAULT_PARTS",
     "FGSM",
     "MIFGSM",
+    "NES",
     "PGD",
+    "SPSA",
     "TIFGSM",
     "Attack",
     "AttackResult",
     "FaultCurve",
     "FaultPoint",
     "Flip",
+    "HopSkipJump",
     "RandomFlips",
+    "Square",
     "TorchAttack",
     "flipped",
     "parse_attack",

@@ -21,9 +21,11 @@ class Goal:
 
     def reached(self, logits: Tensor) -> Tensor:
         """bool (N,): whether logits (N, K) are finite and their largest is what the attack wants."""
-        answers = logits.argmax(dim=1)
-        wanted = answers != self.labels if self.targets is None else answers == self.targets
-        return wanted & finite_rows(logits)
+        return self.wants(logits.argmax(dim=1)) & finite_rows(logits)
+
+    def wants(self, answers: Tensor) -> Tensor:
+        """bool (N,): whether the classes `answers` (N,) are what the attack wants."""
+        return answers != self.labels if self.targets is None else answers == self.targets
 
     def at(self, rows: Tensor) -> Goal:
         """The goal of the samples `rows` (n,)."""

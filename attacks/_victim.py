@@ -1,4 +1,4 @@
-"""What an attack may ask of a model: logits and input-gradients, in tiles of one shape where the model wants that."""
+"""What an attack may ask of a model: labels, logits and input-gradients, in tiles of one shape where the model wants that."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustlab.attacks._goal import Goal, Loss, cross_entropy
+from robustlab.attacks._goal import Goal, Loss, cross_entropy, finite_rows
 from robustlab.core import Tiled
 from robustlab.core.errors import invalid
 from robustlab.core.tiles import pad_rows, tiles
@@ -84,6 +84,7 @@ class Victim:
 
     Attributes:
         network: the model that is called, without a `Tiled` around it.
+        tile: how many samples a call gets, or None if it gets all.
         queries: int64 (N,), forward passes on each of the N samples under attack, those of gradients included.
         gradients: int64 (N,), input-gradients of each sample.
     """
@@ -91,6 +92,7 @@ class Victim:
     def __init__(self, model: nn.Module, count: int, draws: int = 1) -> None:
         """`draws`: how often a gradient is taken and averaged (expectation over the randomness of a model)."""
         self.network = network_of(model)
+        self.tile = model.tile if isinstance(model, Tiled) else None
         self.queries = torch.zeros(count, dtype=torch.int64)
         self.gradients = torch.zeros(count, dtype=torch.int64)
         self._model = model
@@ -101,18 +103,26 @@ class Victim:
         return in_tiles(self._model, function, *batches)
 
     def count(self, rows: Tensor, *, gradient: bool = False) -> None:
-        """Count one forward pass, or one gradient (of all its draws), on each of the samples `rows` (n,)."""
+        """Count one forward pass, or one gradient (of all its draws), for each entry of `rows` (n,).
+
+        A sample that stands in `rows` several times was asked about that often.
+        """
         where = rows.cpu()
-        times = self._draws if gradient else 1
-        self.queries[where] += times
+        times = torch.full((len(where),), self._draws if gradient else 1, dtype=torch.int64)
+        self.queries.index_add_(0, where, times)
         if gradient:
-            self.gradients[where] += times
+            self.gradients.index_add_(0, where, times)
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
         """Logits (n, K), without a gradient, of `images` (n, C, H, W) made from the samples `rows` (n,)."""
         self.count(rows)
         with torch.no_grad():
             return self.in_tiles(lambda x: (logits_of(self.network, x),), images)[0]
+
+    def labels(self, images: Tensor, rows: Tensor) -> Tensor:
+        """int64 (n,): the class with the largest logit, -1 where not all are finite. Label-only attacks get no more."""
+        logits = self.logits(images, rows)
+        return logits.argmax(dim=1).masked_fill(~finite_rows(logits), -1)
 
     def differentiate_tile(
         self, images: Tensor, goal: Goal, loss: Loss, view: View | None = None

@@ -11,7 +11,8 @@ from robustlab.attacks.gradient import BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
 from robustlab.core.balls import BALLS, parse_ball
 from robustlab.core.errors import ArgumentError, invalid
 
-_CLASSES: tuple[type[Attack], ...] = (FGSM, BIM, PGD, MIFGSM, DIFGSM, TIFGSM)
+_CLASSES: tuple[type[Attack], ...] = (FGSM, BIM, PGD, MIFGSM, DIFGSM, TIFGSM, Square, NES, SPSA, HopSkipJump)
+
 _BY_NAME = {attack.name: attack for attack in _CLASSES}
 
 ATTACKS: dict[str, str] = {

@@ -1,0 +1,174 @@
+"""Where Square starts and what it tries next, for every norm that it is published for."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from robustlab.core import Ball
+from robustlab.core import keys as _keys
+
+DRAWS = 6
+"""Random numbers that a step takes."""
+
+DRAW_LIMIT = 2**62
+"""They are uniform in [0, DRAW_LIMIT)."""
+
+
+class Moves(ABC):
+    """What can be done to the samples `origin` (n, C, H, W) in `ball`.
+
+    Samples are named by their indices `at` (m,), and `side` is a side of a square that `bound` has returned.
+    """
+
+    def __init__(self, ball: Ball, origin: Tensor) -> None:
+        self.ball, self.origin = ball, origin
+
+    @abstractmethod
+    def bound(self, side: int) -> int:
+        """The nearest side that this norm takes and that fits into the image."""
+
+    @abstractmethod
+    def start(self, at: Tensor, keys: Tensor) -> Tensor:
+        """Images (m, C, H, W) in the ball to begin with; `keys` is (m,)."""
+
+    @abstractmethod
+    def propose(self, best: Tensor, at: Tensor, numbers: Tensor, side: int) -> Tensor:
+        """Changed copies (m, C, H, W) of `best[at]`, in the ball, from `numbers` (m, DRAWS)."""
+
+    def _place(self, numbers: Tensor, room: int) -> Tensor:
+        """int64 (m,), uniform in [0, room)."""
+        return ((numbers >> 31) * room) >> 31
+
+    def _bits(self, numbers: Tensor, channels: int) -> Tensor:
+        """bool (m, C): one coin for every channel."""
+        return (numbers[:, None] >> (torch.arange(channels, device=numbers.device) % 62)) & 1 != 0
+
+    def _corner(self, numbers_y: Tensor, numbers_x: Tensor, side: int) -> Tensor:
+        """int64 (m,): the upper left pixel of a square that lies inside the image, as an index into H * W."""
+        height, width = self.origin.shape[2:]
+        return self._place(numbers_y, height - side + 1) * width + self._place(numbers_x, width - side + 1)
+
+
+@lru_cache(maxsize=256)
+def _window(shape: tuple[int, int, int], side: int, device: torch.device) -> Tensor:
+    """int64 (C * side * side,): the values of the upper left square of an image (C, H, W), as indices into it."""
+    index = torch.arange(math.prod(shape), device=device).reshape(shape)
+    return index[:, :side, :side].flatten()
+
+
+class LinfMoves(Moves):
+    """Every value stands at one of its two extremes; a square is repainted with one of them for each channel."""
+
+    def __init__(self, ball: Ball, origin: Tensor) -> None:
+        super().__init__(ball, origin)
+        self.high = ball.shown(ball.project(origin + ball.eps, origin), origin)
+        self.low = ball.shown(ball.project(origin - ball.eps, origin), origin)
+
+    def bound(self, side: int) -> int:
+        """See `Moves.bound`."""
+        return max(1, min(side, *self.origin.shape[2:]))
+
+    def start(self, at: Tensor, keys: Tensor) -> Tensor:
+        """See `Moves.start`: vertical stripes, a pixel wide."""
+        _, channels, _, width = self.origin.shape
+        up = _keys.integers(keys, (channels, 1, width), 0, 2, self.origin.device) != 0
+        return torch.where(up, self.high[at], self.low[at])
+
+    def propose(self, best: Tensor, at: Tensor, numbers: Tensor, side: int) -> Tensor:
+        """See `Moves.propose`. Colours that change nothing are replaced: they would waste the query."""
+        shape = (self.origin.shape[1], self.origin.shape[2], self.origin.shape[3])
+        inside = _window(shape, side, best.device) + self._corner(numbers[:, 0], numbers[:, 1], side)[:, None]
+        flat = inside + (at * math.prod(shape))[:, None]
+        high, low, old = (t.view(-1)[flat] for t in (self.high, self.low, best))
+        up = self._bits(numbers[:, 2], shape[0]).repeat_interleave(side * side, dim=1)
+        new = torch.where(up, high, low)
+        same = (new == old).all(dim=1)
+        if bool(same.any()):
+            # Flips that are not all off; then at least one channel changes, and all other colours are as likely.
+            flips = 1 + numbers[:, 3] % (2 ** min(shape[0], 62) - 1)
+            flipped = up ^ (self._bits(flips, shape[0]).repeat_interleave(side * side, dim=1) & same[:, None])
+            new = torch.where(flipped, high, low)
+        candidate = best[at]
+        candidate.view(len(at), -1).scatter_(1, inside, new)
+        return candidate
+
+
+def _pyramid(height: int, width: int) -> Tensor:
+    """A bump (height, width) of nested rectangles around a centre: the published one, before it is scaled."""
+    bump = torch.zeros(height, width)
+    middle_y, middle_x = height // 2 + 1, width // 2 + 1
+    top, left = middle_y - 1, middle_x - 1
+    for ring in range(max(middle_y, middle_x)):
+        size = 2 * ring + 1
+        bump[max(top, 0) : min(top + size, height), max(left, 0) : min(left + size, width)] += 1 / (ring + 1) ** 2
+        top, left = top - 1, left - 1
+    return bump
+
+
+@lru_cache(maxsize=256)
+def _bumps(side: int, device: torch.device) -> Tensor:
+    """(2, side, side) of unit norm: a positive bump over a negative one, and the same lying on its side."""
+    half = side // 2
+    upper, lower = _pyramid(half, side), _pyramid(side - half, side)
+    bump = torch.cat([upper / upper.norm() if half else upper, -lower / lower.norm()])
+    return torch.stack([bump, bump.T]).div(bump.norm()).to(device)
+
+
+class L2Moves(Moves):
+    """Perturbation is taken from one window and given to another, in the shape of a pair of bumps."""
+
+    def bound(self, side: int) -> int:
+        """See `Moves.bound`: odd, and at least 3 where the image is."""
+        side = max(side, 3)
+        return max(1, min(side + 1 - side % 2, *self.origin.shape[2:]))
+
+    def start(self, at: Tensor, keys: Tensor) -> Tensor:
+        """See `Moves.start`: a grid of five by five windows with a pair of bumps in each."""
+        _, channels, height, width = self.origin.shape
+        side = max(1, min(height, width) // 5)
+        rows, columns = height // side, width // side
+        draws = _keys.integers(keys, (channels + 1, rows, columns), 0, 2, self.origin.device)
+        bumps = _bumps(side, self.origin.device)[draws[:, 0]]  # (m, rows, columns, side, side)
+        tiles = bumps[:, None] * (2.0 * draws[:, 1:, :, :, None, None] - 1)
+        delta = torch.zeros((len(at), channels, height, width), device=self.origin.device)
+        top, left = (height - rows * side) // 2, (width - columns * side) // 2
+        grid = tiles.permute(0, 1, 2, 4, 3, 5).reshape(len(at), channels, rows * side, columns * side)
+        delta[:, :, top : top + rows * side, left : left + columns * side] = grid
+        return self._at_edge(delta, at)
+
+    def propose(self, best: Tensor, at: Tensor, numbers: Tensor, side: int) -> Tensor:
+        """See `Moves.propose`."""
+        shape = (self.origin.shape[1], self.origin.shape[2], self.origin.shape[3])
+        window = _window(shape, side, best.device)
+        taker = window + self._corner(numbers[:, 0], numbers[:, 1], side)[:, None]
+        giver = window + self._corner(numbers[:, 2], numbers[:, 3], side)[:, None]
+        delta = (best[at] - self.origin[at]).view(len(at), -1)
+        squares = (len(at), shape[0], side * side)
+        old = delta.gather(1, taker).view(squares)
+        total = delta.square().sum(dim=1).view(-1, 1, 1)
+        # What both windows hold, for each channel: what is left in the giver once the taker is emptied, and the taker.
+        left = delta.scatter(1, taker, 0.0).gather(1, giver).view(squares)
+        held = old.square().sum(dim=2, keepdim=True) + left.square().sum(dim=2, keepdim=True)
+        available = ((self.ball.eps**2 - total).clamp(min=0) / shape[0] + held).sqrt()
+        lying = self._bits(numbers[:, 4], 1)[:, 0].long()
+        signs = 2.0 * self._bits(numbers[:, 5], shape[0])[:, :, None] - 1
+        fresh = _bumps(side, best.device)[lying].reshape(len(at), 1, -1) * signs
+        fresh = fresh + old / (old.norm(dim=2, keepdim=True) + 1e-12)
+        fresh = fresh / (fresh.norm(dim=2, keepdim=True) + 1e-12) * available
+        delta = delta.scatter(1, giver, 0.0).scatter_(1, taker, fresh.view(len(at), -1))
+        return self._at_edge(delta.view(len(at), *shape), at)
+
+    def _at_edge(self, delta: Tensor, at: Tensor) -> Tensor:
+        """The perturbation stretched to the edge of the ball."""
+        origin = self.origin[at]
+        return self.ball.shown(self.ball.project(origin + self.ball.eps * self.ball.ascent(delta), origin), origin)
+
+
+def moves_in(ball: Ball, origin: Tensor) -> Moves:
+    """The moves of Square in `ball`, by its norm."""
+    return {"linf": LinfMoves, "l2": L2Moves}[ball.norm_name](ball, origin)
