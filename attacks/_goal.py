@@ -29,7 +29,8 @@ class Goal:
 
     def at(self, rows: Tensor) -> Goal:
         """The goal of the samples `rows` (n,)."""
-        return Goal(self.labels[rows], None if self.targets is None else self.targets[rows])
+        chosen = (t.index_select(0, rows) for t in (self.labels, self.targets) if t is not None)
+        return Goal(*chosen)
 
     def check(self, classes: int) -> None:
         """Raise `ArgumentError` for labels or targets outside [0, classes), or a target that is its label."""

@@ -1,4 +1,4 @@
-"""What an attack may ask of a model: labels, logits and input-gradients, in tiles of one shape where the model wants that."""
+"""What an attack may ask of a model: labels, logits and gradients, in tiles of one shape where the model wants that."""
 
 from __future__ import annotations
 

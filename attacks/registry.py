@@ -7,6 +7,7 @@ import re
 from robustlab.attacks._attack import Attack
 from robustlab.attacks._slugs import grammar, read_options
 from robustlab.attacks.adapters.torchattacks import PREFIX, TorchAttack
+from robustlab.attacks.black_box import NES, SPSA, HopSkipJump, Square
 from robustlab.attacks.gradient import BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
 from robustlab.core.balls import BALLS, parse_ball
 from robustlab.core.errors import ArgumentError, invalid

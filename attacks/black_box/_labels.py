@@ -1,4 +1,4 @@
-"""Questions that are answered with yes or no, within a budget, and the nearest image that was ever answered with yes."""
+"""Questions that are answered with yes or no, within a budget, and the nearest image that got a yes."""
 
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ class Decisions:
 
     def note(self, x: Tensor, at: Tensor) -> None:
         """Remember misclassified images `x` (m, C, H, W) of the samples `at` (m,), each once, if they are nearer."""
+        if not len(at):
+            return
         origin = self.origin[at]
         shown = self.ball.shown(x, origin)
         distance = self.ball.distance(shown, origin)

@@ -71,7 +71,7 @@ class LinfMoves(Moves):
 
     def bound(self, side: int) -> int:
         """See `Moves.bound`."""
-        return max(1, min(side, *self.origin.shape[2:]))
+        return max(1, min(side, self.origin.shape[2], self.origin.shape[3]))
 
     def start(self, at: Tensor, keys: Tensor) -> Tensor:
         """See `Moves.start`: vertical stripes, a pixel wide."""
@@ -83,19 +83,23 @@ class LinfMoves(Moves):
         """See `Moves.propose`. Colours that change nothing are replaced: they would waste the query."""
         shape = (self.origin.shape[1], self.origin.shape[2], self.origin.shape[3])
         inside = _window(shape, side, best.device) + self._corner(numbers[:, 0], numbers[:, 1], side)[:, None]
-        flat = inside + (at * math.prod(shape))[:, None]
-        high, low, old = (t.view(-1)[flat] for t in (self.high, self.low, best))
-        up = self._bits(numbers[:, 2], shape[0]).repeat_interleave(side * side, dim=1)
-        new = torch.where(up, high, low)
+        flat = (inside + (at * math.prod(shape))[:, None]).flatten()
+        high, low, old = (t.flatten().index_select(0, flat).view_as(inside) for t in (self.high, self.low, best))
+        up = self._bits(numbers[:, 2], shape[0])
+        new = self._paint(up, high, low)
         same = (new == old).all(dim=1)
         if bool(same.any()):
             # Flips that are not all off; then at least one channel changes, and all other colours are as likely.
-            flips = 1 + numbers[:, 3] % (2 ** min(shape[0], 62) - 1)
-            flipped = up ^ (self._bits(flips, shape[0]).repeat_interleave(side * side, dim=1) & same[:, None])
-            new = torch.where(flipped, high, low)
-        candidate = best[at]
+            flips = self._bits(1 + numbers[:, 3] % (2 ** min(shape[0], 62) - 1), shape[0])
+            new = self._paint(up ^ (flips & same[:, None]), high, low)
+        candidate = best.index_select(0, at)
         candidate.view(len(at), -1).scatter_(1, inside, new)
         return candidate
+
+    def _paint(self, up: Tensor, high: Tensor, low: Tensor) -> Tensor:
+        """The values (m, C * side * side) of a square whose channels are `up` (m, C) or down."""
+        shape = (len(up), up.shape[1], -1)
+        return torch.where(up[:, :, None], high.view(shape), low.view(shape)).flatten(1)
 
 
 def _pyramid(height: int, width: int) -> Tensor:
@@ -125,7 +129,7 @@ class L2Moves(Moves):
     def bound(self, side: int) -> int:
         """See `Moves.bound`: odd, and at least 3 where the image is."""
         side = max(side, 3)
-        return max(1, min(side + 1 - side % 2, *self.origin.shape[2:]))
+        return max(1, min(side + 1 - side % 2, self.origin.shape[2], self.origin.shape[3]))
 
     def start(self, at: Tensor, keys: Tensor) -> Tensor:
         """See `Moves.start`: a grid of five by five windows with a pair of bumps in each."""

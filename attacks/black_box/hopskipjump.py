@@ -200,7 +200,8 @@ class _Walk:
         """(m, *shape): directions of unit l2-norm, Gaussian for l_2 and uniform for l_inf, as published."""
         drawn = _keys.uniform(keys, shape, -1.0, 1.0) if self.flat else _keys.normal(keys, shape)
         drawn = drawn.to(self.x.device)
-        return drawn / drawn.flatten(2).norm(dim=2).clamp(min=1e-12).reshape(len(drawn), -1, 1, 1, 1)
+        norm = torch.linalg.vector_norm(drawn.flatten(2), dim=2)
+        return drawn / norm.clamp(min=1e-12).reshape(len(drawn), -1, 1, 1, 1)
 
     def _jump(self, at: Tensor, normal: Tensor, jump: int) -> Tensor:
         """Go along the normal, less and less far, until the image is misclassified; `at` is returned."""

@@ -99,7 +99,7 @@ class _Search:
         count = len(rows)
         self.victim, self.moves, self.rows, self.goal, self.keys = victim, moves, rows, goal, keys
         self.best = moves.origin.clone()
-        self.score = torch.full((count,), -torch.inf, device=rows.device)
+        self.score = torch.full((count,), -torch.inf, dtype=torch.float64, device=rows.device)
         self.finite = torch.ones(count, dtype=torch.bool, device=rows.device)
         self.made = np.zeros(count, dtype=np.int64)  # Queries on each.
         self.sides = np.array([_START, *sides[1:]])
@@ -124,17 +124,23 @@ class _Search:
             candidate = self.moves.start(at, _keys.derive(self.keys[turn], "start"))
         else:
             candidate = self.moves.propose(self.best, at, self._draw(turn, at), side)
-        goal = self.goal.at(at)
-        logits = self.victim.logits(candidate, self.rows[at])
+        logits = self.victim.logits(candidate, self.rows.index_select(0, at))
         self.made[turn] += 1
-        finite, score, reached = finite_rows(logits), margin(logits, goal), goal.reached(logits)
-        better = torch.nonzero((score > self.score[at]) & finite | reached).flatten()
-        if len(better):
-            self.best[at[better]] = candidate[better]
-            self.score[at[better]] = score[better]
-        self.finite[at] = finite
-        going: np.ndarray = (finite & ~reached).cpu().numpy() & (self.made[turn] < len(self.sides))
-        return going
+        goal = self.goal.at(at)
+        finite, score = finite_rows(logits), margin(logits, goal)
+        going = finite.clone()
+        better = (score > self.score.index_select(0, at)) & finite
+        if bool((score >= 0).any()):  # A margin of 0 is a tie, which the order of the classes decides.
+            reached = goal.reached(logits)
+            better, going = better | reached, going & ~reached
+        which = torch.nonzero(better).flatten()
+        if len(which):
+            self.best.index_copy_(0, at[which], candidate.index_select(0, which))
+            self.score.index_copy_(0, at[which], score.index_select(0, which).to(self.score.dtype))
+        if not bool(finite.all()):
+            self.finite[at] = finite
+        stays: np.ndarray = going.cpu().numpy() & (self.made[turn] < len(self.sides))
+        return stays
 
     def _draw(self, turn: np.ndarray, at: Tensor) -> Tensor:
         """int64 (m, DRAWS): the numbers of each sample's next step, from its own stream."""
