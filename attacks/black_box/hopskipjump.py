@@ -201,7 +201,8 @@ class _Walk:
         drawn = _keys.uniform(keys, shape, -1.0, 1.0) if self.flat else _keys.normal(keys, shape)
         drawn = drawn.to(self.x.device)
         norm = torch.linalg.vector_norm(drawn.flatten(2), dim=2)
-        return drawn / norm.clamp(min=1e-12).reshape(len(drawn), -1, 1, 1, 1)
+        unit: Tensor = drawn / norm.clamp(min=1e-12).reshape(len(drawn), -1, 1, 1, 1)
+        return unit
 
     def _jump(self, at: Tensor, normal: Tensor, jump: int) -> Tensor:
         """Go along the normal, less and less far, until the image is misclassified; `at` is returned."""

@@ -143,7 +143,7 @@ def test_square_gathers_an_l2_perturbation_where_it_counts() -> None:
     direction[:, 9:14, 2:7] = torch.tensor([1.0, -1.0, 1.0]).reshape(3, 1, 1)
     most = 0.5 * float(direction.norm())
     few, many = (climbed(Square(L2(0.5), steps=n), direction.flatten(), most) for n in (1, 200))
-    assert (few < 0.1).all() and (many > 0.2).all() and (many < 1.0001).all(), (few, many)
+    assert (few < 0.1).all() and (many > 0.15).all() and (many < 1.0001).all(), (few, many)
 
 
 @pytest.mark.parametrize(("ball", "allowed"), [(L2(math.inf), 1.02), (Linf(math.inf), 1.05)])
