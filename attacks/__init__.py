@@ -12,14 +12,19 @@ from robustlab.attacks.black_box import NES, SPSA, HopSkipJump, Square
 from robustlab.attacks.faults import PARTS as FAULT_PARTS
 from robustlab.attacks.faults import FaultCurve, FaultPoint, Flip, RandomFlips, flipped
 from robustlab.attacks.gradient import BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
+from robustlab.attacks.minimum_norm import CW, DDN, FABT, FMN, DeepFool, MinimumNorm
 from robustlab.attacks.registry import ATTACKS, parse_attack
 
 __all__ = [
     "ATTACKS",
     "BIM",
+    "CW",
+    "DDN",
     "DIFGSM",
+    "FABT",
     "FAULT_PARTS",
     "FGSM",
+    "FMN",
     "MIFGSM",
     "NES",
     "PGD",
@@ -27,10 +32,12 @@ __all__ = [
     "TIFGSM",
     "Attack",
     "AttackResult",
+    "DeepFool",
     "FaultCurve",
     "FaultPoint",
     "Flip",
     "HopSkipJump",
+    "MinimumNorm",
     "RandomFlips",
     "Square",
     "TorchAttack",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustlab.attacks._goal import Goal, Loss, cross_entropy, finite_rows
 from robustlab.core import Tiled
-from robustlab.core.errors import invalid
+from robustlab.core.errors import ArgumentError, invalid
 from robustlab.core.tiles import pad_rows, tiles
 
 
@@ -50,6 +50,16 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
+def no_gradient(network: nn.Module) -> ArgumentError:
+    """The error for a model that does not differentiate with respect to its images."""
+    return invalid(
+        "model",
+        f"{type(network).__name__}, whose output has no gradient",
+        "a model that differentiates with respect to its images (a float model, or one made by"
+        " robustlab.deploy(), which has a surrogate gradient), or an attack with needs_gradient = False",
+    )
+
+
 View = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) -> what the model is shown instead, differentiable."""
 
@@ -70,12 +80,7 @@ def logits_and_gradient(
         if logits.requires_grad:
             (gradient,) = torch.autograd.grad(loss(logits, goal).sum(), x, allow_unused=True)
     if gradient is None:
-        raise invalid(
-            "model",
-            f"{type(network).__name__}, whose output has no gradient",
-            "a model that differentiates with respect to its images (a float model, or one made by"
-            " robustlab.deploy(), which has a surrogate gradient), or an attack with needs_gradient = False",
-        )
+        raise no_gradient(network)
     return logits.detach(), gradient
 
 

@@ -9,10 +9,27 @@ from robustlab.attacks._slugs import grammar, read_options
 from robustlab.attacks.adapters.torchattacks import PREFIX, TorchAttack
 from robustlab.attacks.black_box import NES, SPSA, HopSkipJump, Square
 from robustlab.attacks.gradient import BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
+from robustlab.attacks.minimum_norm import CW, DDN, FABT, FMN, DeepFool
 from robustlab.core.balls import BALLS, parse_ball
 from robustlab.core.errors import ArgumentError, invalid
 
-_CLASSES: tuple[type[Attack], ...] = (FGSM, BIM, PGD, MIFGSM, DIFGSM, TIFGSM, Square, NES, SPSA, HopSkipJump)
+_CLASSES: tuple[type[Attack], ...] = (
+    FGSM,
+    BIM,
+    PGD,
+    MIFGSM,
+    DIFGSM,
+    TIFGSM,
+    Square,
+    NES,
+    SPSA,
+    HopSkipJump,
+    DDN,
+    FMN,
+    FABT,
+    CW,
+    DeepFool,
+)
 
 _BY_NAME = {attack.name: attack for attack in _CLASSES}
 

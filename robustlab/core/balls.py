@@ -265,7 +265,60 @@ def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:
     return torch.zeros_like(flat).scatter(1, where, chosen).reshape(gradient.shape)
 
 
-BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2, "l1": L1}
+@dataclass(frozen=True)
+class L0(Ball):
+    """At most eps values of an image change, each by any amount, e.g. ``L0(24)``.
+
+    Values are counted, not pixels: a pixel whose three channels change counts as three.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps != math.inf and self.eps != int(self.eps):
+            raise invalid("eps", self.eps, "a whole number of values")
+
+    @property
+    def norm_name(self) -> str:
+        """``l0``."""
+        return "l0"
+
+    def project(self, x: Tensor, origin: Tensor) -> Tensor:
+        """See `Ball.project`. The largest changes are kept, among equal ones the first."""
+        x = torch.where(torch.isnan(x), origin, x).clamp(0, 1)
+        change = (x - origin).abs().flatten(1)
+        if self.eps >= change.shape[1]:
+            return x
+        kept = change.argsort(dim=1, descending=True, stable=True)[:, : int(self.eps)]
+        mask = torch.zeros_like(change, dtype=torch.bool).scatter(1, kept, True).reshape(x.shape)
+        return torch.where(mask, x, origin)
+
+    def random_start(self, origin: Tensor, keys: Tensor) -> Tensor:
+        """See `Ball.random_start`: eps values, drawn without replacement, become uniform in [0, 1]."""
+        drawn = _keys.uniform(keys, origin.shape[1:], device=origin.device)
+        if not origin.numel():
+            return origin.clone()
+        order = _keys.uniform(_keys.derive(keys, "values"), origin.shape[1:], device=origin.device).flatten(1)
+        chosen = order.argsort(dim=1)[:, : int(min(self.eps, order.shape[1]))]
+        mask = torch.zeros_like(order, dtype=torch.bool).scatter(1, chosen, True).reshape(origin.shape)
+        return torch.where(mask, drawn, origin)
+
+    def distance(self, x: Tensor, origin: Tensor) -> Tensor:
+        """See `Ball.distance`: the number of values that differ."""
+        return (x != origin).flatten(1).sum(dim=1).double()
+
+    def ascent(self, gradient: Tensor, x: Tensor | None = None) -> Tensor:
+        """See `Ball.ascent`: one value, where the gradient is largest, moves by 1."""
+        flat = gradient.reshape(len(gradient), -1)
+        place = flat.abs().argmax(dim=1, keepdim=True)
+        return torch.zeros_like(flat).scatter(1, place, flat.gather(1, place).sign()).reshape(gradient.shape)
+
+    def contains(self, x: Tensor, origin: Tensor) -> Tensor:
+        """bool (N,): at most eps values differ, and all are in [0, 1]. NaN is outside."""
+        flat = x.reshape(len(x), -1)
+        return ((flat >= 0) & (flat <= 1)).all(dim=1) & (self.distance(x, origin) <= self.eps)
+
+
+BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2, "l1": L1, "l0": L0}
 """Norm -> its ball."""
 
 

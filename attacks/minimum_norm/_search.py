@@ -1,0 +1,184 @@
+"""What minimum-norm attacks share: the nearest adversarial image of every sample so far, and who is still looking."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustlab.attacks._attack import Attack, look
+from robustlab.attacks._goal import Goal, Loss, finite_rows
+from robustlab.attacks._victim import Victim, goal_tensors
+from robustlab.core import L2, Ball, Lattice
+
+_log = logging.getLogger(__name__)
+_NEAREST = L2(math.inf)
+
+
+@dataclass(frozen=True)
+class MinimumNorm(Attack):
+    """An attack that looks for the nearest image which the model gets wrong.
+
+    With an infinite radius (the default) that image is the result. With a finite one the search is the same, and a
+    sample whose nearest adversarial image is farther than `ball.eps` is returned unchanged, as is one for which none
+    was found: all results are in the ball, and every changed sample is adversarial. With a `Lattice` the model is shown
+    8-bit images, and the result is one.
+    """
+
+    ball: Ball = _NEAREST
+
+    bounded: ClassVar[bool] = False
+
+    def _attack(self, victim: Victim, origin: Tensor, goal: Goal, keys: Tensor) -> tuple[Tensor, Tensor]:
+        search = Search(self.ball, victim, origin, goal, keys)
+        if len(search.rows):
+            self._search(search)
+        return search.result()
+
+    @abstractmethod
+    def _search(self, search: Search) -> None:
+        """Offer adversarial images to `search`, which has at least one sample."""
+
+
+class Search:
+    """The samples of a batch that still look for an adversarial image, and the nearest one each has been offered.
+
+    Attributes:
+        ball: the norm to minimise, and the radius beyond which nothing counts.
+        victim: the model under attack.
+        rows: int64 (n,), where in the batch each sample that is still looking came from; as are `origin`, `goal` and
+            `keys`, it is shortened by `keep`.
+        clean: (n, K), the logits of the clean images of the samples that were looking at the start.
+        shown: (x, origin) -> what the model is shown for iterates x (n, ...): `x`, or 8-bit images for a `Lattice`.
+        distance: float64 (N,), of the nearest adversarial image of every sample of the batch; infinite without one.
+    """
+
+    def __init__(self, ball: Ball, victim: Victim, origin: Tensor, goal: Goal, keys: Tensor) -> None:
+        """`origin` (N, C, H, W): the batch, whose samples with finite logits and an open goal look."""
+        self.ball, self.victim = ball, victim
+        self.rows, self.clean, self._attacked = look(victim, origin, goal)
+        self.origin, self.goal, self.keys = origin[self.rows], goal.at(self.rows), keys[self.rows.to(keys.device)]
+        self.distance = torch.full((len(origin),), math.inf, dtype=torch.float64, device=origin.device)
+        self.shown = _without_radius(ball).shown
+        self._batch, self._images = origin, origin.clone()
+
+    def part(self) -> Search:
+        """A search of the same samples with the same findings, from which samples can leave on their own."""
+        return copy.copy(self)
+
+    def in_tiles(self, function: Callable[..., tuple[Tensor, ...]], *state: Tensor) -> list[Tensor]:
+        """Apply ``function(origin, keys, goal, *state)`` tile by tile, so that no sample depends on its neighbours."""
+        goals = goal_tensors(self.goal)
+
+        def tile(origin: Tensor, keys: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+            return function(origin, keys, Goal(*rest[: len(goals)]), *rest[len(goals) :])
+
+        return self.victim.in_tiles(tile, self.origin, self.keys, *goals, *state)
+
+    def offer(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Keep those of `images` (n, C, H, W), as they were shown, that reach the goal and are nearer than what there was: reached (n,)."""
+        reached = self.goal.reached(logits)
+        found = torch.nonzero(reached).flatten()
+        if len(found):
+            (distance,) = self.in_tiles(lambda origin, _keys, _goal, x: (self.ball.distance(x, origin),), images)
+            nearer = found[distance[found] < self.distance[self.rows[found]]]
+            self.distance[self.rows[nearer]] = distance[nearer]
+            self._images[self.rows[nearer]] = images[nearer]
+        return reached
+
+    def ask(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Offer what is shown for iterates `x` (n, C, H, W): those images, and bool (n,) each: reached, finite."""
+        (shown,) = self.in_tiles(lambda origin, _keys, _goal, x: (self.shown(x, origin),), x)
+        logits = self.victim.logits(shown, self.rows)
+        return shown, self.offer(shown, logits), self.check(logits)
+
+    def keep(self, stay: Tensor, *state: Tensor) -> list[Tensor]:
+        """Let only the samples `stay`, bool (n,), go on; `state` is aligned with them and returned shortened."""
+        if bool(stay.all()):
+            return list(state)
+        self.rows, self.origin = self.rows[stay], self.origin[stay]
+        self.goal, self.keys = self.goal.at(stay), self.keys[stay.to(self.keys.device)]
+        return [tensor[stay] for tensor in state]
+
+    def check(self, *parts: Tensor) -> Tensor:
+        """bool (n,): samples whose values are finite in all `parts` (n, ...). The others count as not attacked."""
+        finite = finite_rows(parts[0])
+        for values in parts[1:]:
+            finite = finite & finite_rows(values)
+        self._attacked[self.rows[~finite]] = False
+        return finite
+
+    def alive(self) -> Tensor:
+        """bool (n,): samples that gave finite values so far."""
+        return self._attacked[self.rows]
+
+    def inside(self) -> Tensor:
+        """bool (n,): samples with an adversarial image within a finite radius, which is all that can be wanted."""
+        return (self.distance[self.rows] <= self.ball.eps) & math.isfinite(self.ball.eps)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W), and bool (N,): attacked, which a sample with an adversarial image always was."""
+        found = torch.isfinite(self.distance) & (self.distance <= self.ball.eps)
+        return torch.where(found[:, None, None, None], self._images, self._batch), self._attacked | found
+
+
+def _without_radius(ball: Ball) -> Ball:
+    if isinstance(ball, Lattice):
+        return Lattice(_without_radius(ball.inner))
+    return replace(ball, eps=math.inf)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A tile of iterates `x`, shown to the model as `shown`, and what it said; all tensors are aligned with samples."""
+
+    x: Tensor
+    shown: Tensor
+    origin: Tensor
+    keys: Tensor
+    goal: Goal
+    logits: Tensor
+    gradient: Tensor
+    reached: Tensor
+
+
+Advance = Callable[..., tuple[Tensor, ...]]
+"""(step, `Seen`, *state) -> following iterates and state."""
+
+
+def walk(search: Search, steps: int, loss: Loss, advance: Advance, *state: Tensor) -> None:
+    """`steps` gradients of `loss`, from the clean images on; every iterate is offered, the last one included."""
+    x = search.origin
+
+    def tile(step: int, origin: Tensor, keys: Tensor, goal: Goal, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        shown = search.shown(x, origin)
+        logits, gradient = search.victim.differentiate_tile(shown, goal, loss)
+        seen = Seen(x, shown, origin, keys, goal, logits, gradient, goal.reached(logits))
+        return shown, logits, gradient, *advance(step, seen, *state)
+
+    for step in range(steps):
+        shown, logits, gradient, following, *rest = search.in_tiles(partial(tile, step), x, *state)
+        search.victim.count(search.rows, gradient=True)
+        if step == 0:
+            warn_if_masked(search.victim, gradient)
+        search.offer(shown, logits)
+        x, *rest = search.keep(search.check(logits, gradient), following, *rest)
+        state = tuple(rest)
+        if not len(x):
+            return
+    search.ask(x)
+
+
+def warn_if_masked(victim: Victim, gradient: Tensor) -> None:
+    """Warn when a first gradient (n, ...) is zero everywhere."""
+    if not bool(gradient.any()):
+        name = type(victim.network).__name__
+        _log.warning("%s: the first gradient is zero for all %d samples; is it masked?", name, len(gradient))
