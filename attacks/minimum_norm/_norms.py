@@ -51,7 +51,7 @@ def _soft_threshold(delta: Tensor, radius: Tensor) -> Tensor:
         kept = above.sum(dim=1)
         following = ((size * above).sum(dim=1) - radius) / kept.clamp(min=1)
         following = torch.where(kept > 0, torch.maximum(threshold, following), threshold)
-        if torch.equal(following, threshold):
+        if not bool((following > threshold).any()):  # What is not finite ends here too.
             return delta.sign() * (size - threshold[:, None]).clamp(min=0).reshape(delta.shape)
         threshold = following
 

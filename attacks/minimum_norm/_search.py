@@ -84,7 +84,7 @@ class Search:
         return self.victim.in_tiles(tile, self.origin, self.keys, *goals, *state)
 
     def offer(self, images: Tensor, logits: Tensor) -> Tensor:
-        """Keep those of `images` (n, C, H, W), as they were shown, that reach the goal and are nearer than what there was: reached (n,)."""
+        """Keep those of `images` (n, C, H, W), as they were shown, that reach the goal and are nearer: reached (n,)."""
         reached = self.goal.reached(logits)
         found = torch.nonzero(reached).flatten()
         if len(found):
