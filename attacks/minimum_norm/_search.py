@@ -104,9 +104,10 @@ class Search:
         """Let only the samples `stay`, bool (n,), go on; `state` is aligned with them and returned shortened."""
         if bool(stay.all()):
             return list(state)
-        self.rows, self.origin = self.rows[stay], self.origin[stay]
-        self.goal, self.keys = self.goal.at(stay), self.keys[stay.to(self.keys.device)]
-        return [tensor[stay] for tensor in state]
+        rows = torch.nonzero(stay).flatten()
+        self.goal, self.keys = self.goal.at(rows), self.keys[rows.to(self.keys.device)]
+        self.rows, self.origin, *shortened = (t.index_select(0, rows) for t in (self.rows, self.origin, *state))
+        return shortened
 
     def check(self, *parts: Tensor) -> Tensor:
         """bool (n,): samples whose values are finite in all `parts` (n, ...). The others count as not attacked."""
