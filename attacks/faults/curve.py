@@ -67,14 +67,26 @@ class FaultCurve:
 class Judge:
     """Measures a model, as it is now, on fixed images: on the kernels, in tiles."""
 
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, *, target: int | None = None) -> None:
-        """`images` (N, C, H, W), N >= 1, `labels` (N,); hits are counted among those whose label is not `target`."""
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        target: int | None = None,
+        source: int | None = None,
+    ) -> None:
+        """`images` (N, C, H, W), N >= 1, `labels` (N,).
+
+        Hits are counted among images of class `source`, or, without one, of any class but `target`.
+        """
         if not len(check_images(images)):
             raise invalid("images", "an empty batch", "at least one image")
         check_labels(labels, len(images))
         plain = unoptimized(model)
         self._model = plain if isinstance(plain, Tiled) else Tiled(plain)
         self._images, self._labels, self._target = images, labels, target
+        self._meant = labels != target if source is None else labels == source
 
     def __call__(self, flips: int) -> FaultPoint:
         """The point of the model now, with `flips` bits flipped."""
@@ -84,9 +96,8 @@ class Judge:
         answers = logits.argmax(1)
         hits = None
         if self._target is not None:
-            others = self._labels != self._target
-            hit = (answers == self._target) & finite & others
-            hits = int(hit.sum()) / max(1, int(others.sum()))
+            hit = (answers == self._target) & finite & self._meant
+            hits = int(hit.sum()) / max(1, int(self._meant.sum()))
         right = int(((answers == self._labels) & finite).sum())
         count = len(self._labels)
         return FaultPoint(flips, right / count, 1 - int(finite.sum()) / count, hits)
