@@ -86,7 +86,7 @@ class Judge:
         plain = unoptimized(model)
         self._model = plain if isinstance(plain, Tiled) else Tiled(plain)
         self._images, self._labels, self._target = images, labels, target
-        self._meant = labels != target if source is None else labels == source
+        self._meant = labels.ne(-1 if target is None else target) if source is None else labels.eq(source)
 
     def __call__(self, flips: int) -> FaultPoint:
         """The point of the model now, with `flips` bits flipped."""
