@@ -103,11 +103,6 @@ class Victim:
         self._model = model
         self._draws = draws
 
-    @property
-    def tile(self) -> int | None:
-        """Samples of every call of the model; None where it takes any number."""
-        return self._model.tile if isinstance(self._model, Tiled) else None
-
     def in_tiles(self, function: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> list[Tensor]:
         """Apply `function` to aligned batches (n, ...), n >= 1, tile by tile; it does not count."""
         return in_tiles(self._model, function, *batches)
