@@ -11,12 +11,15 @@ from robustlab.attacks.adapters import TorchAttack
 from robustlab.attacks.black_box import NES, SPSA, HopSkipJump, Square
 from robustlab.attacks.faults import PARTS as FAULT_PARTS
 from robustlab.attacks.faults import BitSearch, FaultCurve, FaultPoint, Flip, RandomFlips, flipped
-from robustlab.attacks.gradient import BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
+from robustlab.attacks.gradient import APGDCE, APGDDLR, APGDT, BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
 from robustlab.attacks.minimum_norm import CW, DDN, FABT, FMN, DeepFool, MinimumNorm
 from robustlab.attacks.registry import ATTACKS, parse_attack
 from robustlab.attacks.transfer import Divergence, Transfer, TransferCell, transfer_matrix
 
 __all__ = [
+    "APGDCE",
+    "APGDDLR",
+    "APGDT",
     "ATTACKS",
     "BIM",
     "CW",

@@ -8,7 +8,7 @@ from robustlab.attacks._attack import Attack
 from robustlab.attacks._slugs import grammar, read_options
 from robustlab.attacks.adapters.torchattacks import PREFIX, TorchAttack
 from robustlab.attacks.black_box import NES, SPSA, HopSkipJump, Square
-from robustlab.attacks.gradient import BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
+from robustlab.attacks.gradient import APGDCE, APGDDLR, APGDT, BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
 from robustlab.attacks.minimum_norm import CW, DDN, FABT, FMN, DeepFool
 from robustlab.core.balls import BALLS, parse_ball
 from robustlab.core.errors import ArgumentError, invalid
@@ -17,6 +17,9 @@ _CLASSES: tuple[type[Attack], ...] = (
     FGSM,
     BIM,
     PGD,
+    APGDCE,
+    APGDDLR,
+    APGDT,
     MIFGSM,
     DIFGSM,
     TIFGSM,

@@ -14,6 +14,7 @@ from torch import Tensor
 from robustlab.attacks._attack import Attack, look
 from robustlab.attacks._goal import Goal, Loss, cross_entropy, finite_rows
 from robustlab.attacks._victim import Victim, goal_tensors
+from robustlab.attacks.gradient._best import Best, Climb
 from robustlab.attacks.gradient._diversity import Diversity
 from robustlab.core import Ball
 from robustlab.core.keys import derive
@@ -77,50 +78,25 @@ def ascend(victim: Victim, origin: Tensor, goal: Goal, keys: Tensor, schedule: S
     With restarts the last iterate costs one more forward pass. Where all steps are made (`full`) it does too, and
     where it does not reach the goal, but an earlier one did, the latest of those is returned.
     """
-    result = origin.clone()
+    rows = torch.arange(len(origin), device=origin.device)
     attacked = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
-    rows = torch.arange(len(origin), device=origin.device)  # Where in the batch each surviving sample came from.
     if schedule.random_start or schedule.diversity is not None:
         rows, _, attacked = look(victim, origin, goal)
-    best = torch.full((len(origin),), -torch.inf, dtype=torch.float64, device=origin.device)
+    best = Best(origin, rows, attacked)
     for restart in range(schedule.restarts):
+        rows = best.rows
         if not len(rows):
             break
         draws = keys[rows.to(keys.device)]
         draws = derive(draws, f"restart{restart}") if restart else draws
-        climb = _climb(victim, rows, origin[rows], goal.at(rows), draws, schedule)
-        over = climb.reached | ~climb.finite
-        better = over | (climb.loss > best[rows]) if schedule.restarts > 1 else torch.ones_like(over)
-        kept = rows[better]
-        result[kept], best[kept] = climb.images[better], climb.loss[better]
-        attacked[rows] = climb.finite
-        rows = rows[~over]
-    return result, attacked
+        best.take(_climb(victim, rows, origin[rows], goal.at(rows), draws, schedule))
+    return best.images, best.attacked
 
 
-@dataclass
-class _Climb:
-    """Where the n samples of one start ended.
-
-    Attributes:
-        images: float32 (n, C, H, W), in the threat model.
-        reached: bool (n,), whether logits showed that `images` reach the goal.
-        finite: bool (n,), whether logits and gradients were finite all the way.
-        loss: float64 (n,), of the last iterate where that was judged, else -inf.
-    """
-
-    images: Tensor
-    reached: Tensor
-    finite: Tensor
-    loss: Tensor
-
-
-def _climb(victim: Victim, rows: Tensor, origin: Tensor, goal: Goal, keys: Tensor, schedule: Schedule) -> _Climb:
+def _climb(victim: Victim, rows: Tensor, origin: Tensor, goal: Goal, keys: Tensor, schedule: Schedule) -> Climb:
     """The steps from one start of the samples `rows` (n,) of the victim."""
     ball = schedule.ball
-    none = torch.zeros(len(rows), dtype=torch.bool, device=origin.device)
-    unknown = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=origin.device)
-    climb = _Climb(torch.empty_like(origin), none, ~none, unknown)
+    climb = Climb.at(origin)
     x = origin
     if schedule.random_start:
         (x,) = victim.in_tiles(lambda o, k: (ball.random_start(o, k),), origin, keys)

@@ -116,7 +116,8 @@ class Linf(Ball):
 
     def project(self, x: Tensor, origin: Tensor) -> Tensor:
         """See `Ball.project`."""
-        x = torch.where(torch.isnan(x), origin, x)
+        if bool(torch.isnan(x.sum())):  # One pass to know that there is no NaN; -inf with inf are looked at in vain.
+            x = torch.where(torch.isnan(x), origin, x)
         return torch.minimum(torch.maximum(x, (origin - self.eps).clamp(min=0)), (origin + self.eps).clamp(max=1))
 
     def random_start(self, origin: Tensor, keys: Tensor) -> Tensor:
@@ -187,7 +188,9 @@ class L1(Ball):
         It is origin + s * clamp(w - t, 0, room), where s * w is the difference, room what the box leaves in its
         direction, and t >= 0 the smallest threshold at which the ball is not left.
         """
-        centre = origin.reshape(len(origin), -1).double()
+        if self.eps == 0:  # No threshold below the largest value leaves exactly nothing.
+            return origin.clone()
+        centre = origin.flatten(1).double()
         wanted = torch.where(torch.isnan(x), origin, x).reshape(len(x), -1).double().clamp(-1e6, 1e6) - centre
         length = wanted.abs()
         room = torch.where(wanted > 0, 1 - centre, centre)
@@ -199,7 +202,7 @@ class L1(Ball):
         result = (centre + step * wanted.sign()).to(x.dtype)
         # Rounding must not lengthen a step: over many values that would leave the ball.
         longer = (result.double() - centre).abs() > step
-        flat = origin.reshape(len(origin), -1)
+        flat = origin.flatten(1)
         return torch.where(longer, torch.nextafter(result, flat), result).clamp(0, 1).reshape(x.shape)
 
     def random_start(self, origin: Tensor, keys: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ _LEVELS = 255
 
 def on_lattice(images: Tensor) -> Tensor:
     """bool (N,): whether every value of a sample is exactly float32(k) / 255, k = 0..255, as an 8-bit file decodes."""
-    return (images == _levels(images).to(images.dtype) / _LEVELS).reshape(len(images), -1).all(dim=1)
+    return (images == _levels(images).to(images.dtype) / _LEVELS).flatten(1).all(dim=1)
 
 
 def _levels(images: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Lattice(Ball):
             reach = math.floor(min(self.eps, 1.0) * _LEVELS * (1 + 1e-9) + 1e-9)
             moved = torch.minimum(torch.maximum(_levels(x), centre - reach), centre + reach).clamp(0, _LEVELS)
         else:
-            moved = centre + self._steps((x.double() * _LEVELS - centre).reshape(len(x), -1)).reshape(x.shape)
+            moved = centre + self._steps((x.double() * _LEVELS - centre).flatten(1)).reshape(x.shape)
         return moved.to(x.dtype) / _LEVELS
 
     def _steps(self, wanted: Tensor) -> Tensor:

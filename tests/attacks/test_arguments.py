@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robustlab.attacks import ATTACKS, BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM, Attack, parse_attack
+from robustlab.attacks import APGDCE, APGDT, ATTACKS, BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM, Attack, parse_attack
 from robustlab.core import L1, L2, ArgumentError, Lattice, Linf, Tiled
 
 EPS = st.one_of(st.integers(0, 300).map(lambda k: k / 255), st.floats(0, 50))
@@ -25,6 +25,8 @@ ATTACK = st.one_of(
     BALLS.map(FGSM),
     st.builds(PGD, BALLS, STEPS, STEP_SIZES, st.booleans(), LOSSES, eot=st.integers(1, 99), full=st.booleans()),
     st.builds(PGD, BALLS, STEPS, STEP_SIZES, loss=LOSSES, restarts=st.integers(1, 99)),
+    st.builds(APGDCE, BALLS, STEPS, st.integers(1, 9), SHARES, st.integers(1, 9)),
+    st.builds(APGDT, BALLS, STEPS, st.integers(1, 9), SHARES, st.integers(1, 9), st.integers(1, 99)),
     st.builds(BIM, BALLS, STEPS, STEP_SIZES),
     st.builds(MIFGSM, BALLS, STEPS, STEP_SIZES, st.floats(0, 2)),
     st.builds(DIFGSM, BALLS, STEPS, STEP_SIZES, st.floats(0, 2), SHARES, SHARES),
@@ -45,7 +47,9 @@ def test_slugs() -> None:
     assert PGD(Linf(8 / 255), step_size=2 / 255, random_start=False).slug == "pgd20-linf-8of255-step2of255-nostart"
     assert PGD(L2(0.5), steps=7, step_size=1e-05).slug == "pgd7-l2-0.5-step1e-05"
     assert parse_attack("pgd020-linf-8of255") == PGD(Linf(8 / 255))
-    assert {"fgsm", "bim", "pgd", "mifgsm", "difgsm", "tifgsm"} <= set(ATTACKS)
+    names = {"fgsm", "bim", "pgd", "apgdce", "apgddlr", "apgdt", "mifgsm", "difgsm", "tifgsm"}
+    assert names <= set(ATTACKS)
+    assert APGDT(L2(0.5), classes=3, rho=0.5).slug == "apgdt100-l2-0.5-rho0.5-classes3"
     assert PGD(Lattice(L1(12)), loss="dlr", restarts=5, eot=2, full=True).slug == (
         "pgd20-l1-12-uint8-dlr-restarts5-eot2-full"
     )
