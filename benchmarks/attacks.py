@@ -1,197 +1,251 @@
-"""PGD-20 of robustlab beside torchattacks' PGD: robust accuracy and time, same settings, same process, interleaved.
+"""Attacks of robustlab beside torchattacks' and foolbox': strength, time and memory, one process for each measurement.
 
     ROBUSTLAB_DATA=../shared/data python benchmarks/attacks.py --out benchmarks/attacks.md
 
-1,000 CIFAR-10 test images; the same ball, step size, number of steps, random start, threads and eval mode for both.
-torchattacks gets the batch size, of those in --peer-batches, that is fastest for it on this machine; robustlab runs
-as the evaluation runs it, in fixed tiles of --tile images with --batch images in flight. Robust accuracy is counted
-on the returned images by the same function for both. robustlab takes the cross-entropy in float64; the column
-"float32 loss" is its loop with torchattacks' float32 loss, so that nothing but the implementation differs. Every round
-has another seed; the table has the mean robust accuracy and the median time over --rounds. (The random
-start alone moves a single run of either by about half a point at 1/255.)
+The same images, threat model, number of steps and threads for both; robustlab runs as the evaluation runs it, in tiles
+of 64 images, the peer with the batch size of --peer-batches that is fastest for it. Sides alternate for --rounds
+rounds, each with another seed; the table has median seconds, mean strength and the highest peak of memory above what
+the process held before the attack. Strength is judged by one function for both: robust accuracy in percent for a
+bounded attack, the median norm over images that were right for a minimum-norm attack.
+
+The last row is the cost of one step against a deployed binary network beside its float twin.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-import torchattacks
 from torch import Tensor, nn
 
-from robustlab.attacks import PGD
-from robustlab.attacks._goal import Goal
-from robustlab.attacks._victim import Victim
-from robustlab.attacks.gradient._loop import ascend
-from robustlab.core import Linf, Tiled
+from robustlab.attacks import parse_attack
+from robustlab.core import Tiled
+from robustlab.core.balls import BALLS
 from robustlab.core.keys import sample_keys
 from robustlab.deploy import load
-
-CASES = (
-    ("robustlab:cifar_resnet20", 8, 0.5),
-    ("robustlab:cifar_resnet20", 1, None),
-    ("robustlab:cifar_cnn_a_mix", 2, 1.0),
-)
-"""Model, radius in 255ths, and the largest ratio of times that we want (None: no goal)."""
+from robustlab.evaluate.data import open_data
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table."""
+class Case:
+    """An attack of ours, the peer's of the same kind, the model, how many images, and the ratio that is wanted."""
 
+    attack: str
+    peer: str
     model: str
-    eps_255: int
     images: int
-    clean: float
-    ours: float
-    ours_float32: float
-    peer: float
-    ours_s: float
-    peer_s: float
-    peer_batch: int
-    ratio: float
-    goal: float | None
+    goal: float
 
 
-def images_and_labels(limit: int) -> tuple[Tensor, Tensor]:
-    """float32 (N, 3, 32, 32) in [0, 1] and int64 (N,)."""
-    folder = Path(os.environ.get("ROBUSTLAB_DATA", "../shared/data"))
-    with np.load(folder / "cifar10" / "test1000.npz") as arrays:
-        x, y = torch.from_numpy(arrays["x"][:limit]), torch.from_numpy(arrays["y"][:limit])
-    return (x.permute(0, 3, 1, 2).float() / 255).contiguous(), y.long()
+RESNET, ROBUST = "robustlab:cifar_resnet20", "robustlab:cifar_cnn_a_mix"
+CASES = (
+    Case("pgd100-linf-8of255", "torchattacks:PGD", RESNET, 1000, 3.0),
+    Case("pgd100-linf-2of255", "torchattacks:PGD", ROBUST, 1000, 1.0),
+    Case("autoattack-linf-2of255", "torchattacks:AutoAttack", ROBUST, 200, 2.0),
+    Case("ddn100-l2", "foolbox:DDN", RESNET, 200, 1.0),
+    Case("fmn100-l2", "foolbox:FMN", RESNET, 200, 1.0),
+    Case("fmn100-linf", "foolbox:FMN", RESNET, 200, 1.0),
+)
+TWINS = ("robustlab:signs_w1a1", "float twin")
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of `images` that `model` gets right, in percent."""
-    with torch.no_grad():
-        return 100 * float((Tiled(model)(images).argmax(dim=1) == labels).float().mean())
+def run_ours(case: Case, model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+    """What robustlab's attack returns."""
+    attack = parse_attack(case.attack)
+    return attack(Tiled(model), images, labels, keys=sample_keys(seed, attack.slug, range(len(images))))
 
 
-def ours(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD, batch: int, tile: int, seed: int = 0) -> Tensor:
-    """robustlab's PGD, as the evaluation calls it."""
-    keys, tiled = sample_keys(seed, attack.slug, range(len(images))), Tiled(model, tile)
-    parts = [slice(i, i + batch) for i in range(0, len(images), batch)]
-    return torch.cat([attack(tiled, images[part], labels[part], keys=keys[part]) for part in parts])
-
-
-@dataclass(frozen=True)
-class _Float32(PGD):
-    """PGD with the float32 loss that torchattacks has."""
-
-    def _attack(self, victim: Victim, origin: Tensor, goal: Goal, keys: Tensor) -> tuple[Tensor, Tensor]:
-        return ascend(victim, origin, goal, keys, replace(self.schedule, loss=_cross_entropy))
-
-
-def _cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
-    return F.cross_entropy(logits, goal.labels, reduction="none")
-
-
-def peer(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD, batch: int, seed: int = 0) -> Tensor:
-    """torchattacks' PGD with the hyper-parameters of `attack`."""
+def run_peer(case: Case, model: nn.Module, images: Tensor, labels: Tensor, seed: int, batch: int) -> Tensor:
+    """What the peer's attack returns, batch by batch."""
     torch.manual_seed(seed)
-    schedule = attack.schedule
-    other = torchattacks.PGD(model, attack.ball.eps, schedule.step_size, schedule.steps, schedule.random_start)
+    library, _, name = case.peer.partition(":")
+    attack: Any = parse_attack(case.attack)
+    if library == "torchattacks":
+        import torchattacks
+
+        if name == "PGD":
+            foreign = torchattacks.PGD(model, attack.ball.eps, 2.5 * attack.ball.eps / attack.steps, attack.steps)
+        else:
+            foreign = torchattacks.AutoAttack(model, eps=attack.ball.eps, seed=seed)
+
+        def run(x: Tensor, y: Tensor) -> Tensor:
+            return foreign(x, y)  # type: ignore[no-any-return]
+    else:
+        import foolbox
+
+        kinds = {
+            "ddn-l2": lambda: foolbox.attacks.DDNAttack(steps=attack.steps),
+            "fmn-l2": lambda: foolbox.attacks.L2FMNAttack(steps=attack.steps),
+            "fmn-linf": lambda: foolbox.attacks.LInfFMNAttack(steps=attack.steps),
+        }
+        foreign = kinds[f"{attack.name}-{attack.ball.norm_name}"]()
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+
+        def run(x: Tensor, y: Tensor) -> Tensor:
+            found, _, success = foreign(wrapped, x, y, epsilons=None)
+            return torch.where(success.reshape(-1, 1, 1, 1), found, x)
+
     parts = [slice(i, i + batch) for i in range(0, len(images), batch)]
-    return torch.cat([other(images[part], labels[part]) for part in parts])
+    return torch.cat([run(images[part], labels[part]) for part in parts])
 
 
-def timed(function: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    """Seconds and result of one call."""
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
+def strength(case: Case, model: nn.Module, found: Tensor, images: Tensor, labels: Tensor) -> float:
+    """Robust accuracy in percent, or the median norm over what was right (infinite where nothing was found)."""
+    ball = parse_attack(case.attack).ball
+    with torch.no_grad():
+        broken = Tiled(model)(found).argmax(dim=1) != labels
+        right = Tiled(model)(images).argmax(dim=1) == labels
+    if math.isfinite(ball.eps):
+        outside = int((~ball.contains(found, images)).sum())
+        assert outside == 0, f"{outside} images outside {ball}"
+        return 100 * float((right & ~broken).float().mean())
+    norms = BALLS[ball.norm_name](1.0).distance(found, images)
+    return float(torch.where(broken, norms, torch.inf)[right].median())
 
 
-def compare(
-    spec: str, levels: int, goal: float | None, data: tuple[Tensor, Tensor], options: argparse.Namespace
-) -> Row:
-    """Both attacks on one model and radius."""
-    images, labels = data
-    model = load(spec).eval().requires_grad_(False)  # Nobody pays for gradients of parameters.
-    attack = PGD(Linf(levels / 255), steps=options.steps)
-    some, few = images[:500], labels[:500]
-    short = PGD(attack.ball, steps=2, step_size=attack.schedule.step_size)
-    ours(model, some, few, short, options.batch, options.tile)
-    trials = [
-        (timed(lambda b=b: peer(model, some, few, short, b))[0], b) for b in options.peer_batches * 2 for _ in range(2)
-    ]
-    peer_batch = min(trials)[1]
-    mine, theirs, ours_robust, same_robust, peer_robust = [], [], [], [], []
+def peak() -> float:
+    """The most memory that this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def child(case: Case, side: str, seed: int, batch: int) -> dict[str, float]:
+    """One measurement, in a process of its own."""
+    model = load(case.model).eval().requires_grad_(False)
+    data = open_data("cifar10", [model])
+    images, labels = data.batch(range(case.images))
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        return run_ours(case, model, x, y, seed) if side == "ours" else run_peer(case, model, x, y, seed, batch)
+
+    model(images[:64])
+    before = peak()
+    begin = time.perf_counter()
+    found = run(images, labels)
+    seconds = time.perf_counter() - begin
+    memory = peak() - before
+    return {"seconds": seconds, "strength": strength(case, model, found, images, labels), "memory_mb": memory}
+
+
+def step_seconds(which: str) -> dict[str, float]:
+    """Seconds of one PGD step on 64 signs that stay: a deployed binary network, or its float twin."""
+    from robustlab.deploy import optimize
+    from robustlab.models import build, info_of
+
+    deployed = load(TWINS[0])
+    info = info_of(deployed)
+    assert info is not None
+    model = optimize(deployed) if which == TWINS[0] else build(info.architecture, info.arguments)
+    images, _ = open_data("signs", [deployed]).batch(range(64))
+    tiled = Tiled(model.eval().requires_grad_(False))
+    with torch.no_grad():
+        labels = tiled(images).argmax(dim=1)
+    attack, short = parse_attack("pgd11-linf-1e-06-nostart-full"), parse_attack("pgd1-linf-1e-06-nostart-full")
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        short(tiled, images, labels)
+        middle = time.perf_counter()
+        attack(tiled, images, labels)
+        times.append(((time.perf_counter() - middle) - (middle - begin)) / 10)
+    return {"seconds": statistics.median(times)}
+
+
+def measure(options: argparse.Namespace, arguments: list[str]) -> dict[str, float]:
+    """The result of a child process."""
+    command = [sys.executable, __file__, "--threads", str(options.threads), "--child", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def compare(index: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Both sides of a case, in turn."""
+    case = CASES[index]
+    trials = {}
+    if len(options.peer_batches) > 1:
+        trials = {b: measure(options, [str(index), "peer", "0", str(b)])["seconds"] for b in options.peer_batches}
+    batch = min(trials, key=lambda b: trials[b]) if trials else options.peer_batches[0]
+    ours, peer = [], []
     for seed in range(options.rounds):
-        seconds, found = timed(lambda s=seed: ours(model, images, labels, attack, options.batch, options.tile, s))
-        mine.append(seconds)
-        ours_robust.append(accuracy(model, found, labels))
-        same = _Float32(attack.ball, options.steps)
-        found = ours(model, images, labels, same, options.batch, options.tile, seed)
-        same_robust.append(accuracy(model, found, labels))
-        seconds, found = timed(lambda s=seed: peer(model, images, labels, attack, peer_batch, s))
-        theirs.append(seconds)
-        peer_robust.append(accuracy(model, found, labels))
-    ours_s, peer_s = statistics.median(mine), statistics.median(theirs)
-    return Row(
-        model=spec,
-        eps_255=levels,
-        images=len(images),
-        clean=accuracy(model, images, labels),
-        ours=statistics.mean(ours_robust),
-        ours_float32=statistics.mean(same_robust),
-        peer=statistics.mean(peer_robust),
-        ours_s=ours_s,
-        peer_s=peer_s,
-        peer_batch=peer_batch,
-        ratio=ours_s / peer_s,
-        goal=goal,
-    )
+        ours.append(measure(options, [str(index), "ours", str(seed), "0"]))
+        peer.append(measure(options, [str(index), "peer", str(seed), str(batch)]))
+    row: dict[str, Any] = {**asdict(case), "peer_batch": batch}
+    for name, side in (("ours", ours), ("peer", peer)):
+        row[f"{name}_s"] = statistics.median(m["seconds"] for m in side)
+        row[f"{name}_strength"] = statistics.mean(m["strength"] for m in side)
+        row[f"{name}_memory_mb"] = max(m["memory_mb"] for m in side)
+    row["ratio"] = row["peer_s"] / row["ours_s"]
+    return row
 
 
-def table(rows: list[Row], options: argparse.Namespace) -> str:
+def table(rows: list[dict[str, Any]], steps: dict[str, float], options: argparse.Namespace) -> str:
     """Markdown."""
-    head = (
-        f"PGD-{options.steps}, random start, step 2.5 eps / steps; torch {torch.__version__},"
-        f" {torch.get_num_threads()} threads, {platform.machine()}; robustlab in tiles of {options.tile},"
-        f" median of {options.rounds} interleaved rounds.\n\n"
-        "| model | eps | n | clean % | robust %, robustlab | robustlab, float32 loss | robust %, torchattacks"
-        " | robustlab s | torchattacks s (batch) | time ratio | goal |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
+    text = (
+        f"`python benchmarks/attacks.py`: torch {torch.__version__}, {options.threads} threads, {platform.machine()};"
+        f" {options.rounds} rounds in turn, one process each; robust accuracy in percent, or the median norm.\n\n"
+        "| attack | model | n | peer (batch) | strength, robustlab | strength, peer | robustlab s | peer s"
+        " | times faster | goal | memory MB, robustlab | memory MB, peer |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|---|\n"
     )
-    return head + "".join(
-        f"| {r.model} | {r.eps_255}/255 | {r.images} | {r.clean:.1f} | {r.ours:.1f} | {r.ours_float32:.1f}"
-        f" | {r.peer:.1f} | {r.ours_s:.2f} | {r.peer_s:.2f} ({r.peer_batch}) | {r.ratio:.2f}"
-        f" | {'' if r.goal is None else f'<= {r.goal}'} |\n"
-        for r in rows
+    for r in rows:
+        text += (
+            f"| {r['attack']} | {r['model']} | {r['images']} | {r['peer']} ({r['peer_batch']})"
+            f" | {r['ours_strength']:.4g} | {r['peer_strength']:.4g} | {r['ours_s']:.2f} | {r['peer_s']:.2f}"
+            f" | {r['ratio']:.2f} | >= {r['goal']:g} | {r['ours_memory_mb']:.0f} | {r['peer_memory_mb']:.0f} |\n"
+        )
+    deployed, twin = (1000 * steps[name] for name in TWINS)
+    return text + (
+        f"\nOne step of PGD on 64 images: {deployed:.0f} ms on {TWINS[0]} (bit-packed kernels forward, surrogate"
+        f" backward), {twin:.0f} ms on the same architecture in float: {deployed / twin:.2f} times (goal: at most 1).\n"
     )
 
 
 def main() -> None:
-    """Run all cases, print the table, and with --out write it (.md, or .json for the numbers)."""
+    """Run all cases, print the table, and with --out write it, and the numbers beside it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--tile", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--peer-batches", type=int, nargs="+", default=[64, 250])
+    parser.add_argument("--only", nargs="+", choices=[c.attack for c in CASES], help="some of the attacks")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    data = images_and_labels(options.limit)
-    rows = [compare(spec, levels, goal, data, options) for spec, levels, goal in CASES]
-    text = table(rows, options)
+    if options.child:
+        first, *rest = options.child
+        result = step_seconds(rest[0]) if first == "step" else child(CASES[int(first)], rest[0], *map(int, rest[1:]))
+        print(json.dumps(result))
+        return
+    rows = []
+    for index, case in enumerate(CASES):
+        if not options.only or case.attack in options.only:
+            rows.append(compare(index, options))
+            r = rows[-1]
+            print(
+                f"{case.attack}: {r['ratio']:.2f} times, {r['ours_strength']:.4g} / {r['peer_strength']:.4g}",
+                flush=True,
+            )
+    steps = {name: measure(options, ["step", name])["seconds"] for name in TWINS}
+    text = table(rows, steps, options)
     print(text)
     if options.out:
-        options.out.write_text(
-            json.dumps([asdict(r) for r in rows], indent=2) if options.out.suffix == ".json" else text
-        )
+        options.out.write_text(text)
+        found = {"torch": torch.__version__, "threads": options.threads, "rows": rows, "step_seconds": steps}
+        options.out.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
