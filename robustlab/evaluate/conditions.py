@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from robustlab.attacks import ATTACKS, parse_attack
 from robustlab.core import Ball
-from robustlab.core.errors import check_choice, check_int, invalid
-from robustlab.datasets.corruptions import CORRUPTIONS, corrupt
+from robustlab.core.errors import check_int, invalid
+from robustlab.datasets.corruptions import CORRUPTIONS, corrupt, resolve
 
 KEY_PATTERN = re.compile(r"[a-z0-9.+-]+")
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -132,13 +132,16 @@ class Clean:
 
 @dataclass(frozen=True)
 class CorruptionCondition:
-    """A corruption of `robustlab.datasets.corruptions` at one severity, 1 (mild) to 5."""
+    """A corruption of `robustlab.datasets.corruptions` at one severity, 1 (mild) to 5.
+
+    Where the textures of ``frost`` are missing, the condition becomes ``frost_procedural``, and its key says so.
+    """
 
     name: str
     severity: int
 
     def __post_init__(self) -> None:
-        check_choice("corruption", self.name, CORRUPTIONS)
+        object.__setattr__(self, "name", resolve(self.name))
         check_int("severity", self.severity, SEVERITIES[0], SEVERITIES[-1])
 
     @property

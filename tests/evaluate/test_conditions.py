@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustlab.attacks import PGD
-from robustlab.core import ArgumentError, Linf
+from robustlab.core import ArgumentError, DataError, Linf
 from robustlab.core.keys import sample_keys
 from robustlab.datasets.corruptions import CORRUPTIONS
 from robustlab.evaluate import SUITES, AttackCondition, Clean, CorruptionCondition, load_suite, parse_condition
@@ -25,7 +25,9 @@ QUICK = [
 ]
 
 
-@pytest.mark.parametrize("key", [*QUICK, *(f"{name.replace('_', '-')}-5" for name in CORRUPTIONS), "pgd7-l2-0.5"])
+@pytest.mark.parametrize(
+    "key", [*QUICK, *(f"{name.replace('_', '-')}-5" for name in CORRUPTIONS if name != "frost"), "pgd7-l2-0.5"]
+)
 def test_key_and_parse_are_inverse(key: str) -> None:
     condition = parse_condition(key)
     assert condition.key == key
@@ -69,6 +71,18 @@ def test_unknown_keys_name_what_is_allowed(key: str, words: str) -> None:
         parse_condition(key)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_frost_says_which_textures_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "frost").mkdir()
+    monkeypatch.setenv("ROBUSTLAB_DATA", str(tmp_path))
+    assert parse_condition("frost-2").key == "frost-2"
+    with pytest.raises(DataError, match=r"frost1\.png"):
+        parse_condition("frost-2").show(
+            torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64), sample_keys(0, "f", [0]), None
+        )
+    monkeypatch.setenv("ROBUSTLAB_DATA", str(tmp_path / "nothing"))
+    assert parse_condition("frost-2").key == "frost-procedural-2"
 
 
 def test_corruptions_do_not_depend_on_the_batch() -> None:
