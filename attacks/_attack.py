@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -125,6 +126,18 @@ class Attack(ABC):
         Raises:
             ArgumentError: a bad argument, a model whose output is not (N, K), or a model without a gradient.
         """
+        return self._run(model, images, labels, targets, keys, self._attack)
+
+    def _run(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        targets: Tensor | None,
+        keys: Tensor | None,
+        body: Callable[[Victim, Tensor, Goal, Tensor], tuple[Tensor, Tensor]],
+    ) -> AttackResult:
+        """`run` with another body than `_attack`."""
         count = len(check_images(images))
         self.ball.check_origin(images)
         if keys is None:
@@ -140,7 +153,7 @@ class Attack(ABC):
                 return AttackResult(origin, torch.ones(0, dtype=torch.bool), 0, torch.zeros(0, dtype=torch.int64))
             victim = Victim(model, count, self.draws)
             with frozen(model):
-                result, attacked = self._attack(victim, origin, goal, keys)
+                result, attacked = body(victim, origin, goal, keys)
         return AttackResult(result, attacked, int(victim.gradients.sum()), victim.queries)
 
     @abstractmethod

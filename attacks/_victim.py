@@ -118,6 +118,16 @@ class Victim:
         if gradient:
             self.gradients.index_add_(0, where, times)
 
+    def part(self, count: int, draws: int) -> Victim:
+        """The same model with counters of its own, for an attack on `count` of the samples; see `add`."""
+        return Victim(self._model, count, draws)
+
+    def add(self, part: Victim, rows: Tensor) -> None:
+        """Add what `part` has counted of the samples `rows` (n,)."""
+        where = rows.cpu()
+        self.queries.index_add_(0, where, part.queries)
+        self.gradients.index_add_(0, where, part.gradients)
+
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
         """Logits (n, K), without a gradient, of `images` (n, C, H, W) made from the samples `rows` (n,)."""
         self.count(rows)

@@ -115,16 +115,29 @@ def _pyramid(height: int, width: int) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _bumps(side: int, device: torch.device) -> Tensor:
+def _bumps(side: int, power: int, device: torch.device) -> Tensor:
     """(2, side, side) of unit norm: a positive bump over a negative one, and the same lying on its side."""
     half = side // 2
-    upper, lower = _pyramid(half, side), _pyramid(side - half, side)
-    bump = torch.cat([upper / upper.norm() if half else upper, -lower / lower.norm()])
-    return torch.stack([bump, bump.T]).div(bump.norm()).to(device)
+    upper, lower = (_unit(_pyramid(height, side), 2, (0, 1)) for height in (half, side - half))
+    bump = _unit(torch.cat([upper, -lower]), power, (0, 1))
+    return torch.stack([bump, bump.T]).to(device)
 
 
-class L2Moves(Moves):
-    """Perturbation is taken from one window and given to another, in the shape of a pair of bumps."""
+def _unit(x: Tensor, power: int, dim: int | tuple[int, ...]) -> Tensor:
+    """`x` over its norm; 0 where it is 0."""
+    norm: Tensor = torch.linalg.vector_norm(x, power, dim, keepdim=True)
+    return x / norm.clamp(min=1e-12)
+
+
+class WindowMoves(Moves):
+    """Perturbation is taken from one window and given to another, in the shape of a pair of bumps: l_2 and l_1.
+
+    What a window holds is measured by the sum of |value| ** power, of which the ball allows eps ** power in all.
+    """
+
+    def __init__(self, ball: Ball, origin: Tensor, power: int) -> None:
+        super().__init__(ball, origin)
+        self.power = power
 
     def bound(self, side: int) -> int:
         """See `Moves.bound`: odd, and at least 3 where the image is."""
@@ -137,7 +150,7 @@ class L2Moves(Moves):
         side = max(1, min(height, width) // 5)
         rows, columns = height // side, width // side
         draws = _keys.integers(keys, (channels + 1, rows, columns), 0, 2, self.origin.device)
-        bumps = _bumps(side, self.origin.device)[draws[:, 0]]  # (m, rows, columns, side, side)
+        bumps = _bumps(side, self.power, self.origin.device)[draws[:, 0]]  # (m, rows, columns, side, side)
         tiles = bumps[:, None] * (2.0 * draws[:, 1:, :, :, None, None] - 1)
         delta = torch.zeros((len(at), channels, height, width), device=self.origin.device)
         top, left = (height - rows * side) // 2, (width - columns * side) // 2
@@ -151,28 +164,32 @@ class L2Moves(Moves):
         window = _window(shape, side, best.device)
         taker = window + self._corner(numbers[:, 0], numbers[:, 1], side)[:, None]
         giver = window + self._corner(numbers[:, 2], numbers[:, 3], side)[:, None]
-        delta = (best[at] - self.origin[at]).view(len(at), -1)
+        delta = (best.index_select(0, at) - self.origin.index_select(0, at)).flatten(1)
         squares = (len(at), shape[0], side * side)
         old = delta.gather(1, taker).view(squares)
-        total = delta.square().sum(dim=1).view(-1, 1, 1)
-        # What both windows hold, for each channel: what is left in the giver once the taker is emptied, and the taker.
-        left = delta.scatter(1, taker, 0.0).gather(1, giver).view(squares)
-        held = old.square().sum(dim=2, keepdim=True) + left.square().sum(dim=2, keepdim=True)
-        available = ((self.ball.eps**2 - total).clamp(min=0) / shape[0] + held).sqrt()
+        total = self._held(delta, 1).view(-1, 1, 1)
+        emptied = delta.scatter(1, taker, 0.0)
+        held = self._held(old, 2) + self._held(emptied.gather(1, giver).view(squares), 2)
+        available = (self.ball.eps**self.power - total).clamp(min=0) / shape[0] + held
         lying = self._bits(numbers[:, 4], 1)[:, 0].long()
         signs = 2.0 * self._bits(numbers[:, 5], shape[0])[:, :, None] - 1
-        fresh = _bumps(side, best.device)[lying].reshape(len(at), 1, -1) * signs
-        fresh = fresh + old / (old.norm(dim=2, keepdim=True) + 1e-12)
-        fresh = fresh / (fresh.norm(dim=2, keepdim=True) + 1e-12) * available
-        delta = delta.scatter(1, giver, 0.0).scatter_(1, taker, fresh.view(len(at), -1))
+        fresh = _bumps(side, self.power, best.device)[lying].reshape(len(at), 1, -1) * signs
+        fresh = _unit(fresh + _unit(old, self.power, 2), self.power, 2) * available ** (1 / self.power)
+        delta = emptied.scatter_(1, giver, 0.0).scatter_(1, taker, fresh.view(len(at), -1))
         return self._at_edge(delta.view(len(at), *shape), at)
 
+    def _held(self, delta: Tensor, dim: int) -> Tensor:
+        return delta.abs().pow(self.power).sum(dim=dim, keepdim=True)
+
     def _at_edge(self, delta: Tensor, at: Tensor) -> Tensor:
-        """The perturbation stretched to the edge of the ball."""
-        origin = self.origin[at]
-        return self.ball.shown(self.ball.project(origin + self.ball.eps * self.ball.ascent(delta), origin), origin)
+        """Images whose perturbation is `delta` (m, C, H, W), scaled to the edge of the ball."""
+        origin = self.origin.index_select(0, at)
+        scaled = self.ball.eps * _unit(delta.flatten(1), self.power, 1).view_as(delta)
+        return self.ball.shown(self.ball.project(origin + scaled, origin), origin)
 
 
 def moves_in(ball: Ball, origin: Tensor) -> Moves:
     """The moves of Square in `ball`, by its norm."""
-    return {"linf": LinfMoves, "l2": L2Moves}[ball.norm_name](ball, origin)
+    if ball.norm_name == "linf":
+        return LinfMoves(ball, origin)
+    return WindowMoves(ball, origin, {"l2": 2, "l1": 1}[ball.norm_name])

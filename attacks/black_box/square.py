@@ -1,8 +1,8 @@
 """Square: Andriushchenko, Croce, Flammarion, Hein, "Square Attack: a query-efficient black-box adversarial attack via
 random search", ECCV 2020.
 
-Random search: repaint a random square (l_inf), or move perturbation from one window into another (l_2), and keep what
-raises the margin. The side of the square falls with the queries made.
+Random search: repaint a random square (l_inf), or move perturbation from one window into another (l_2, and l_1 as in
+Croce & Hein, "Mind the box", ICML 2021), and keep what raises the margin. Squares shrink with the queries made.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Square(Attack):
     name: ClassVar[str] = "square"
     options: ClassVar[tuple[Option, ...]] = (Option("fraction", "p", "number"),)
     access: ClassVar[Access] = "scores"
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
     def __post_init__(self) -> None:
         super().__post_init__()
