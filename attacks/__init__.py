@@ -9,6 +9,7 @@ True
 from robustlab.attacks._attack import Attack, AttackResult
 from robustlab.attacks.adapters import TorchAttack
 from robustlab.attacks.black_box import NES, SPSA, HopSkipJump, Square
+from robustlab.attacks.ensemble import AutoAttack, Cascade, CascadeResult, PartResult
 from robustlab.attacks.faults import PARTS as FAULT_PARTS
 from robustlab.attacks.faults import BitSearch, FaultCurve, FaultPoint, Flip, RandomFlips, flipped
 from robustlab.attacks.gradient import APGDCE, APGDDLR, APGDT, BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
@@ -36,7 +37,10 @@ __all__ = [
     "TIFGSM",
     "Attack",
     "AttackResult",
+    "AutoAttack",
     "BitSearch",
+    "Cascade",
+    "CascadeResult",
     "DeepFool",
     "Divergence",
     "FaultCurve",
@@ -44,6 +48,7 @@ __all__ = [
     "Flip",
     "HopSkipJump",
     "MinimumNorm",
+    "PartResult",
     "RandomFlips",
     "Square",
     "TorchAttack",

@@ -126,9 +126,9 @@ class Attack(ABC):
         Raises:
             ArgumentError: a bad argument, a model whose output is not (N, K), or a model without a gradient.
         """
-        return self._run(model, images, labels, targets, keys, self._attack)
+        return self._run_as(model, images, labels, targets, keys, self._attack)
 
-    def _run(
+    def _run_as(
         self,
         model: nn.Module,
         images: Tensor,

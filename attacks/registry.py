@@ -8,6 +8,7 @@ from robustlab.attacks._attack import Attack
 from robustlab.attacks._slugs import grammar, read_options
 from robustlab.attacks.adapters.torchattacks import PREFIX, TorchAttack
 from robustlab.attacks.black_box import NES, SPSA, HopSkipJump, Square
+from robustlab.attacks.ensemble import AutoAttack
 from robustlab.attacks.gradient import APGDCE, APGDDLR, APGDT, BIM, DIFGSM, FGSM, MIFGSM, PGD, TIFGSM
 from robustlab.attacks.minimum_norm import CW, DDN, FABT, FMN, DeepFool
 from robustlab.core.balls import BALLS, parse_ball
@@ -32,6 +33,7 @@ _CLASSES: tuple[type[Attack], ...] = (
     FABT,
     CW,
     DeepFool,
+    AutoAttack,
 )
 
 _BY_NAME = {attack.name: attack for attack in _CLASSES}

