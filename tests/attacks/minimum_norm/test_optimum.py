@@ -180,7 +180,10 @@ def test_the_nearest_of_several_boundaries(attack: MinimumNorm) -> None:
     assert (ratio > 1 - 1e-5).all() and (ratio <= 1.01).all(), ratio
 
 
-@pytest.mark.parametrize("attack", ONE_CLASS, ids=lambda a: a.slug)
+@pytest.mark.parametrize(
+    "attack",
+    [pytest.param(a, marks=[pytest.mark.slow] if isinstance(a, CW) else [], id=a.slug) for a in ONE_CLASS],
+)
 def test_the_nearest_of_several_targets(attack: MinimumNorm) -> None:
     """These descend one loss, which may lead to another class than the nearest; so they are sent to each in turn.
 
