@@ -28,22 +28,23 @@ def _flat_norm(x: Tensor) -> Tensor:
 
 
 def format_eps(eps: float) -> str:
-    """A radius over the key alphabet [a-z0-9.+-]: ``8of255`` or ``0.5``, whichever is shorter.
+    """A radius over the key alphabet [a-z0-9.+-]: ``8of255``, ``0.5of255`` or ``0.5``, whichever is shorter.
 
     Exact: two radii have the same text only if they are the same number, so that no two conditions share a key.
     """
     decimal = repr(float(eps) + 0.0).removesuffix(".0")
-    levels = round(eps * 255)
-    fraction = f"{levels}of255"
-    return fraction if levels / 255 == eps and len(fraction) < len(decimal) else decimal
+    levels = round(eps * 255, 4)
+    fraction = f"{repr(levels + 0.0).removesuffix('.0')}of255"
+    exact = levels < 1e6 and "e" not in fraction and levels / 255 == eps
+    return fraction if exact and len(fraction) < len(decimal) else decimal
 
 
 def parse_eps(text: str) -> float:
     """The inverse of `format_eps`; `ArgumentError` for a text of another form."""
-    match = re.fullmatch(r"(\d{1,6})of255|(\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?)", text)
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,4})?)of255|(\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?)", text)
     if match is None:
-        raise invalid("radius", text, "a number such as 0.5, or whole 255ths such as 8of255")
-    return int(match[1]) / 255 if match[1] else float(match[2])
+        raise invalid("radius", text, "a number such as 0.5, or 255ths such as 8of255 or 0.5of255")
+    return float(match[1]) / 255 if match[1] else float(match[2])
 
 
 @dataclass(frozen=True)

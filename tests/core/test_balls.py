@@ -181,6 +181,7 @@ def test_radius_text_is_exact(eps: float) -> None:
 def test_radius_text_of_levels(k: int) -> None:
     assert format_eps(k / 255) == (f"{k}of255" if k % 51 else str(k / 255))  # 51/255 is 0.2
     assert parse_eps(f"{k}of255") == k / 255
+    assert parse_eps(format_eps((k + 0.5) / 255)) == (k + 0.5) / 255
 
 
 def test_slugs_and_bad_radii() -> None:
@@ -190,6 +191,7 @@ def test_slugs_and_bad_radii() -> None:
     for bad in (-1.0, math.nan, -math.inf, "8/255", None, True):
         with pytest.raises(ArgumentError, match="eps is"):
             Linf(bad)  # type: ignore[arg-type]
+    assert format_eps(0.5 / 255) == "0.5of255"
     for text in ("", "8/255", "-1", "1e", "of255", "0x1"):
         with pytest.raises(ArgumentError, match="8of255"):
             parse_eps(text)
