@@ -69,6 +69,7 @@ class Search:
         self.distance = torch.full((len(origin),), math.inf, dtype=torch.float64, device=origin.device)
         self.shown = _without_radius(ball).shown
         self._batch, self._images = origin, origin.clone()
+        self._inside = torch.zeros_like(self._attacked)  # Whether the nearest image is in the ball.
 
     def part(self) -> Search:
         """A search of the same samples with the same findings, from which samples can leave on their own."""
@@ -88,10 +89,12 @@ class Search:
         reached = self.goal.reached(logits)
         found = torch.nonzero(reached).flatten()
         if len(found):
-            (distance,) = self.in_tiles(lambda origin, _keys, _goal, x: (self.ball.distance(x, origin),), images)
+            distance, inside = self.in_tiles(
+                lambda origin, _keys, _goal, x: (self.ball.distance(x, origin), self.ball.contains(x, origin)), images
+            )
             nearer = found[distance[found] < self.distance[self.rows[found]]]
             self.distance[self.rows[nearer]] = distance[nearer]
-            self._images[self.rows[nearer]] = images[nearer]
+            self._images[self.rows[nearer]], self._inside[self.rows[nearer]] = images[nearer], inside[nearer]
         return reached
 
     def ask(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,12 +126,12 @@ class Search:
 
     def inside(self) -> Tensor:
         """bool (n,): samples with an adversarial image within a finite radius, which is all that can be wanted."""
-        return (self.distance[self.rows] <= self.ball.eps) & math.isfinite(self.ball.eps)
+        return self._inside[self.rows] & math.isfinite(self.ball.eps)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W), and bool (N,): attacked, which a sample with an adversarial image always was."""
-        found = torch.isfinite(self.distance) & (self.distance <= self.ball.eps)
-        return torch.where(found[:, None, None, None], self._images, self._batch), self._attacked | found
+        images = torch.where(self._inside[:, None, None, None], self._images, self._batch)
+        return images, self._attacked | self._inside
 
 
 def _without_radius(ball: Ball) -> Ball:

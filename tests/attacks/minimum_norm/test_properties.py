@@ -22,9 +22,9 @@ ATTACKS: list[MinimumNorm] = [
     FMN(L1(FREE), steps=12),
     FMN(steps=12),
     FMN(Linf(FREE), steps=12),
-    FABT(Linf(FREE), steps=4),
-    FABT(steps=4),
-    FABT(L1(FREE), steps=4),
+    FABT(Linf(FREE), steps=4, classes=2),
+    FABT(steps=4, classes=2),
+    FABT(L1(FREE), steps=4, classes=2),
     CW(steps=15, searches=3, step_size=0.05, constant=1.0),
     DeepFool(steps=8),
     DeepFool(Linf(FREE), steps=8),
@@ -132,6 +132,20 @@ def test_eight_bit_images(attack: MinimumNorm) -> None:
     assert on_lattice(result).all()
     changed = (result != images).flatten(1).any(dim=1)
     assert changed.any() and torch.equal(changed, predictions(model, result) != labels)
+
+
+@pytest.mark.parametrize("attack", [FMN(Linf(FREE), steps=30), FABT(Linf(FREE), steps=10)], ids=lambda a: a.slug)
+def test_the_last_level_of_a_radius_counts(attack: MinimumNorm) -> None:
+    """float32 k / 255 and (k + 3) / 255 may differ by a little more than 3 / 255."""
+    model, images = Tiled(conv_net(), 4), random_images(12)
+    labels = predictions(model, images)
+    free = replace(attack, ball=Lattice(attack.ball))(model, images, labels)
+    levels = ((free - images) * 255).abs().amax(dim=(1, 2, 3)).round()
+    level = int(levels.median())
+    result = replace(attack, ball=Lattice(Linf(level / 255)))(model, images, labels)
+    changed = (result != images).flatten(1).any(dim=1)
+    assert (changed | (levels > level)).all() and Lattice(Linf(level / 255)).contains(result, images).all()
+    assert torch.equal(changed, predictions(model, result) != labels)
 
 
 class Poisoned(nn.Module):
