@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from robustlab.core import keys as _keys
 from robustlab.core.balls import Ball
 from robustlab.core.errors import invalid
 
@@ -58,8 +59,17 @@ class Lattice(Ball):
         return self.inner.project(x, origin)
 
     def random_start(self, origin: Tensor, keys: Tensor) -> Tensor:
-        """See `Ball.random_start`: a draw from `inner`."""
-        return self.inner.random_start(origin, keys)
+        """See `Ball.random_start`: a draw from `inner`; in linf every 8-bit image is equally likely."""
+        if self.norm_name != "linf" or self.eps == 0:
+            return self.inner.random_start(origin, keys)
+        edge = self._reach + 0.5
+        levels = _keys.uniform(keys, origin.shape[1:], -edge, edge, origin.device).round()
+        return self.project(origin + levels.clamp(-self._reach, self._reach) / _LEVELS, origin)
+
+    @property
+    def _reach(self) -> int:
+        """Levels within eps, in linf."""
+        return math.floor(min(self.eps, 1.0) * _LEVELS * (1 + 1e-9) + 1e-9)
 
     def distance(self, x: Tensor, origin: Tensor) -> Tensor:
         """See `Ball.distance`."""
@@ -92,8 +102,8 @@ class Lattice(Ball):
         """
         centre = _levels(origin)
         if self.norm_name == "linf":
-            reach = math.floor(min(self.eps, 1.0) * _LEVELS * (1 + 1e-9) + 1e-9)
-            moved = torch.minimum(torch.maximum(_levels(x), centre - reach), centre + reach).clamp(0, _LEVELS)
+            moved = torch.minimum(torch.maximum(_levels(x), centre - self._reach), centre + self._reach)
+            moved = moved.clamp(0, _LEVELS)
         else:
             moved = centre + self._steps((x.double() * _LEVELS - centre).flatten(1)).reshape(x.shape)
         return moved.to(x.dtype) / _LEVELS
