@@ -17,8 +17,10 @@ from robustlab.cli.compress import compress
 from robustlab.cli.doctor import doctor
 from robustlab.cli.errors import OptionError, describe, one_line, usage_error
 from robustlab.cli.evaluate import evaluate
+from robustlab.cli.faults import faults
 from robustlab.cli.listing import list_names
 from robustlab.cli.show import show
+from robustlab.cli.transfer import transfer
 
 OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
@@ -34,6 +36,8 @@ app.command()(attack)
 app.command()(compress)
 app.command()(allocate)
 app.command()(audit)
+app.command()(faults)
+app.command()(transfer)
 app.command()(show)
 app.command("list")(list_names)
 app.command()(doctor)

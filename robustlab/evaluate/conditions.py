@@ -223,11 +223,16 @@ def _unknown(key: object) -> Exception:
         "clean",
         "fgsm-linf-2of255",
         "pgd20-linf-8of255",
+        "transfer-pgd20-linf-8of255",
+        "faults-bfa-8",
+        "faults-random-16",
         *(f"{c}-{s}" for c in corruptions for s in SEVERITIES),
     ]
     near = difflib.get_close_matches(str(key), examples, n=1)
     allowed = (
         f"clean, an attack ({', '.join(sorted(ATTACKS))}) such as pgd20-linf-8of255, "
+        "transfer- before an attack, made on the other models of the run, "
+        "faults such as faults-bfa-8 or faults-random-16, "
         f"or a corruption and its severity 1-5 ({', '.join(corruptions)}) such as {corruptions[0]}-3"
     )
     return invalid("condition", key, allowed + (f" (did you mean {near[0]}?)" if near else ""))
@@ -244,6 +249,14 @@ def parse_condition(key: str) -> Condition:
         raise _unknown(key)
     if key == "clean":
         return Clean()
+    if key.startswith("faults-"):
+        from robustlab.evaluate.faulty import parse_faults  # which imports this module
+
+        return parse_faults(key)
+    if key.startswith("transfer-"):
+        from robustlab.evaluate.transferred import parse_transfer  # which imports this module
+
+        return parse_transfer(key)
     corruptions = _corruption_names()
     name, _, severity = key.rpartition("-")
     if name in corruptions and re.fullmatch(r"[0-9]+", severity):

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,12 +18,14 @@ from robustlab.core.errors import check_choice, check_images, check_int, check_l
 from robustlab.core.tiles import tiles
 from robustlab.datasets import Dataset
 from robustlab.deploy import PackedLayer, fingerprint, gradient_kind, load, model_name, optimize, scheme
+from robustlab.evaluate.binding import Bindable, Setting, Source
 from robustlab.evaluate.conditions import Condition
 from robustlab.evaluate.data import open_data
 from robustlab.evaluate.environment import torch_minor
 from robustlab.evaluate.probe import check_answers, check_parameters, has_gradient
 from robustlab.evaluate.store import SCHEMA, digest
 from robustlab.evaluate.suites import Suite, load_suite
+from robustlab.evaluate.transferred import TransferCondition
 from robustlab.kernels import backend
 
 # Samples per cell of the store. It is part of every key and therefore fixed: it may not depend on the batch size.
@@ -94,8 +97,21 @@ class Plan:
         for index, (start, stop) in enumerate(tiles(self.count, SHARD)):
             yield Shard(index, start, stop)
 
+    def bound(self, subject: Subject, condition: Condition) -> Condition:
+        """The condition as it is for one of the models: see `robustlab.evaluate.binding`."""
+        if not isinstance(condition, Bindable):
+            return condition
+        others = tuple(
+            Source(f"{other.fingerprint} {other.gradient}", other.model, other.gradient != "none")
+            for other in self.subjects
+            if other is not subject
+        )
+        first = partial(_first, self.data, self.device)
+        return condition.bind(Setting(subject.name, subject.model, others, first, self.seed))
+
     def key(self, subject: Subject | None, condition: Condition, shard: Shard) -> str:
         """The key of a cell, or, without a subject, of the images that all models are shown in it."""
+        condition = condition if subject is None else self.bound(subject, condition)
         return digest(
             {
                 "schema": SCHEMA,
@@ -230,6 +246,12 @@ def read_batch(data: Dataset, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
     return images, check_labels(labels, len(ids), len(data.class_names), f"labels of {data.name}")
 
 
+def _first(data: Dataset, device: str, count: int) -> tuple[Tensor, Tensor]:
+    """Up to `count` images and labels from the start of a data set."""
+    images, labels = read_batch(data, range(min(count, len(data))))
+    return images.to(device), labels.to(device)
+
+
 def make_plan(
     models: Models,
     data: Dataset | str,
@@ -257,8 +279,18 @@ def make_plan(
         raise DataError(f"data set {dataset.name} is empty; allowed: at least one image")
     count = count_images(limit, len(dataset))
     images, _ = read_batch(dataset, range(min(tile, count)))
-    gradients = any(condition.needs_gradient for condition in chosen.conditions)
+    gradients = any(_differentiates(condition) for condition in chosen.conditions)
     if gradients and len(dataset.class_names) < 2:
         raise invalid("data", dataset.name, "a data set of at least 2 classes, since the suite has gradient attacks")
     subjects = tuple(_subject(named, images, dataset, tile, device, gradients=gradients) for named in loaded)
-    return Plan(subjects, dataset, chosen, limit, count, batch_size, tile, seed, device, folder)
+    plan = Plan(subjects, dataset, chosen, limit, count, batch_size, tile, seed, device, folder)
+    for condition in plan.conditions:
+        for subject in subjects:
+            plan.bound(subject, condition)  # what does not fit is refused here
+    return plan
+
+
+def _differentiates(condition: Condition) -> bool:
+    """Whether a model's gradient is used, be it another model's than the one that is judged."""
+    made = isinstance(condition, TransferCondition) and condition.attack.needs_gradient
+    return condition.needs_gradient or made

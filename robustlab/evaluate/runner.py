@@ -9,16 +9,17 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustlab.core import Progress, RobustlabError, Tiled, frozen, map_tiles
 from robustlab.core.keys import sample_keys
 from robustlab.core.tiles import tiles
+from robustlab.evaluate.binding import judged
 from robustlab.evaluate.conditions import Condition, Shown
 from robustlab.evaluate.listener import Listener
 from robustlab.evaluate.memory import return_freed_memory
@@ -47,6 +48,7 @@ class _Unfinished:
     subject: Subject
     tiled: Tiled
     key: str
+    condition: Condition  # as it is for this model
     parts: list[Outcomes] = field(default_factory=list)
     examples: list[StoredExample] = field(default_factory=list)
     seconds: float = 0.0
@@ -92,6 +94,7 @@ class _Grid:
         self._listener = listener
         self._clean = _CleanImages(plan)
         self._tiled = {s.name: Tiled(s.model, plan.tile).eval() for s in plan.subjects}
+        self._bound: dict[str, Condition] = {}  # of the condition that is being run
         self.result = GridResult()
 
     def run(self) -> None:
@@ -103,6 +106,7 @@ class _Grid:
                 )
                 for s in plan.subjects
             }
+            self._bound = {s.name: plan.bound(s, condition) for s in plan.subjects}
             for shard in plan.shards():
                 self._run_shard(condition, shard, tallies)
             self.result.cells.extend(tally.row() for tally in tallies.values())
@@ -113,7 +117,7 @@ class _Grid:
             key = self._plan.key(subject, condition, shard)
             found = self._store.get(key, shard.ids)
             if found is None:
-                missing.append(_Unfinished(subject, self._tiled[subject.name], key))
+                missing.append(_Unfinished(subject, self._tiled[subject.name], key, self._bound[subject.name]))
                 continue
             self.result.from_store += 1
             self._take(tallies[subject.name], shard, *found)
@@ -133,7 +137,8 @@ class _Grid:
             begin = time.perf_counter()
             shown = shared or self._show(condition, cell, images, labels, keys)
             self._check(condition, cell.subject, shown, images, ids)
-            cell.parts.append(score(condition, cell.tiled, shown, images, labels, ids))
+            with self._judged(condition, cell) as model:
+                cell.parts.append(score(condition, model, shown, images, labels, ids))
             cell.seconds += time.perf_counter() - begin
             for row, sample in enumerate(ids):
                 if sample < EXAMPLES:
@@ -148,7 +153,12 @@ class _Grid:
         if condition.needs_gradient and cell.subject.gradient == "none":
             nobody = labels != labels
             return Shown(images, nobody)
-        return condition.show(images, labels, keys, cell.tiled)
+        return cell.condition.show(images, labels, keys, cell.tiled)
+
+    def _judged(self, condition: Condition, cell: _Unfinished) -> AbstractContextManager[nn.Module]:
+        """The model that is asked; one without a gradient is left alone by what needs one."""
+        silent = condition.needs_gradient and cell.subject.gradient == "none"
+        return nullcontext(cell.tiled) if silent else judged(cell.condition, cell.tiled)
 
     def _check(self, condition: Condition, subject: Subject, shown: Shown, images: Tensor, ids: range) -> None:
         """The threat model is verified here, whatever made the images."""
