@@ -238,3 +238,25 @@ def make(name: str, images: Tensor) -> tuple[nn.Module, nn.Module | None]:
     entry = MASKED[name]
     masked, twin = entry.make(load(f"robustlab:{entry.base}"), images)
     return masked.eval().requires_grad_(False), None if twin is None else twin.eval().requires_grad_(False)
+
+
+class _Winners(nn.Module):
+    """The masked network with a gradient for losers too, a tenth of the winners'."""
+
+    def __init__(self, model: Inside) -> None:
+        super().__init__()
+        self.model = Inside(model.network, lambda name, x: _winners(name, x) + 0.1 * (x - x.detach()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+
+def adaptive(name: str, model: nn.Module) -> nn.Module | None:
+    """A gradient written for this very mask; None where the model's own is the best there is."""
+    if name == "jpeg":
+        assert isinstance(model, Before)
+        return Before(model.network, lambda x: x + (_jpeg(x) - x).detach())
+    if name == "k-wta":
+        assert isinstance(model, Inside)
+        return _Winners(model)
+    return None
