@@ -218,8 +218,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "# `robustlab audit` on masked and honest models",
         "",
         "`python benchmarks/audit.py`; percent of images, linf. *PGD*: PGD-20 through the gradient as given (none: the "
-        "model has no gradient, so no white-box library runs). *Square flag*: AutoAttack's sign of masking, Square breaks "
-        "an image that the white-box attacks left. *Flagged*: grade C or worse. *Truth*: see the script.",
+        "model has no gradient, so no white-box library runs). *Square flag*: AutoAttack's sign of masking, Square "
+        "breaks an image that the white-box attacks left. *Flagged*: grade C or worse. *Truth*: see the script.",
         "",
         "| model | | images | eps x 255 | clean | PGD | Square flag | grade | audited | truth | by |",
         "|---|---|---:|---:|---:|---:|---|---|---:|---:|---|",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
 
-from robustlab.attacks import PGD, Attack
+from robustlab.attacks import PGD, Attack, Square
 from robustlab.attacks._goal import Goal, margin
 from robustlab.core import L2, Ball, Linf
 from robustlab.core.errors import check_int
@@ -104,10 +104,14 @@ def examine(
     best = ranked[0] if ranked else given
     curve, grown = _curve(campaign, given if attackable else None, best, probed, settings)
     checks += grown
-    checks += _unbounded(campaign, given if attackable else None, best, probed, settings)
+    unbounded = _unbounded(campaign, given if attackable else None, best, probed, settings)
+    checks += unbounded
     lowest = campaign.accuracy
     start = float(clean.float().mean()) if first is None else first
-    decided = verdict(checks, 100 * (start - lowest), attackable=attackable, stable=stable, noise=100 / n)
+    decided = verdict(
+        checks, 100 * (start - lowest), attackable=attackable, stable=stable, noise=100 / n,
+        blind=all(check.status == "fail" for check in unbounded),
+    )  # fmt: skip
     achieved = {a.name: a.first for a in campaign.attempts if a.first}
     return Audit(
         ball=ball.slug,
@@ -186,13 +190,11 @@ def _adaptive(campaign: Campaign, others: Sequence[Source], rows: Tensor, settin
 
 
 def _search(campaign: Campaign, given: Source, rows: Tensor, queries: int, name: str) -> Attempt | None:
-    """Square, if this build has it."""
-    from robustlab import attacks
-
-    square = getattr(attacks, "Square", None)
-    if square is None or not queries:
+    """Square with a number of queries, none for 0."""
+    if not queries:
         return None
-    return campaign.run(name, given, square(campaign.target.ball, steps=queries), rows, family=BLACK_BOX)
+    source = replace(given, text="no gradient")
+    return campaign.run(name, source, Square(campaign.target.ball, steps=queries), rows, family=BLACK_BOX)
 
 
 def _ranked(usable: Sequence[Source], adaptive: Sequence[Attempt]) -> list[Source]:
@@ -272,17 +274,14 @@ def _curve(
 def _search_radii(
     campaign: Campaign, source: Source, rows: Tensor, radii: Sequence[float], settings: Settings
 ) -> tuple[float, ...]:
-    from robustlab import attacks
-
-    square = getattr(attacks, "Square", None)
-    if square is None or not settings.queries:
+    if not settings.queries:
         return ()
     target = campaign.target
     plain = Source("given", "given", "no gradient", target.model)
     found = []
     for factor, eps in zip(RADII, radii, strict=True):
         ball = _ball(target.ball, eps)
-        attack = square(ball, steps=max(1, settings.queries // 2))
+        attack = Square(ball, steps=max(1, settings.queries // 4))
         name = f"radius-square-{factor:g}"
         attempt = campaign.run(name, plain, attack, rows, family=BLACK_BOX)
         found.append(1 - len(attempt.broken) / len(rows))
@@ -311,9 +310,10 @@ def _unbounded(campaign: Campaign, given: Source | None, best: Source, rows: Ten
     """With all images allowed nothing can stay right: an attack that does not see to that does not work."""
     ball = _ball(campaign.target.ball, _whole(campaign.target))
     checks = []
-    for name, source in (("unbounded", given), ("unbounded-best", best if best is not given else None)):
-        if source is None:
-            continue
+    named = {} if given is None else {"unbounded": given}
+    if best is not given:
+        named["unbounded-best"] = best
+    for name, source in named.items():
         attack = PGD(ball, steps=max(1, settings.long_steps // 2))
         attempt = campaign.run(name, source, attack, rows, family=PLAIN, tempered=name == "unbounded-best")
         left = 1 - len(attempt.broken) / len(rows)

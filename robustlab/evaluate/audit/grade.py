@@ -21,12 +21,15 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def verdict(checks: Sequence[Check], gap: float, *, attackable: bool, stable: bool, noise: float) -> Verdict:
+def verdict(
+    checks: Sequence[Check], gap: float, *, attackable: bool, stable: bool, noise: float, blind: bool = False
+) -> Verdict:
     """The grade of a model.
 
     gap: points between the first white-box number (without a gradient: accuracy without attack) and the lowest one.
     attackable: the model has a gradient. stable: the last round broke nearly nothing more. noise: points that one image
-    is worth; a gap of two images is never held against a model.
+    is worth; a gap of two images is never held against a model. blind: no gradient that was found breaks the model even
+    when every image is allowed.
     """
     failed = [check for check in checks if check.status == "fail"]
     warned = [check for check in checks if check.status == "warn"]
@@ -45,6 +48,9 @@ def verdict(checks: Sequence[Check], gap: float, *, attackable: bool, stable: bo
         level = max(level, 2)
     if len(failed) >= 4:
         level = max(level, 3)
+    if blind:
+        level = len(GRADES) - 1
+        reasons.insert(0, "no gradient breaks it even when every image is allowed: the lowest number is no evidence")
     return Verdict(GRADES[level], tuple(reasons) or ("nothing suspicious was found",))
 
 

@@ -60,6 +60,13 @@ def test_a_random_model_is_flagged_and_left_as_it_was() -> None:
     assert model.training and all(p.requires_grad for p in model.parameters())
 
 
+def test_a_model_that_only_names_a_class_gets_no_number_to_believe() -> None:
+    model = Network(after=lambda z: torch.nn.functional.one_hot(z.argmax(1), z.shape[1]).float())
+    found = _audit(model)
+    assert found.naive is None and found.grade == "F"
+    assert "every image is allowed" in found.reasons[0]
+
+
 def test_images_outside_the_threat_model_break_nothing() -> None:
     images, labels = DATA.batch(range(1, 9))
     target = Target(Network(), Linf(EPS), images, labels, 0)
