@@ -5,7 +5,7 @@
 Truth of a masked model is AutoAttack (torchattacks, standard) on its twin, which gives the same answers and an honest
 gradient. Where there is no such twin it is whatever an attack that knows the mask leaves of what the audit left: PGD
 with 16 averaged gradients, two restarts and two losses, through a gradient written for this mask, and Square. Of honest
-models AutoAttack is what the audit is compared with.
+models it is AutoAttack, where that has been run.
 
 Every audit and every truth is kept in --work when it ends, so that a stopped run goes on where it was. `--autoattack`
 names the --work folder of benchmarks/autoattack.py, whose judgements of the same images are then used.
@@ -160,7 +160,7 @@ def judge(name: str, work: Path, autoattack: Path | None) -> dict[str, Any]:
     found = audit(subject.model, data, ball=Linf(subject.eps), limit=subject.images, out=work / f"{name}-parts", seed=0)
     seconds = time.process_time() - begin
     images, labels = data.batch(range(subject.images))
-    robust, by = _truth(subject, found, images, labels, autoattack)
+    truth = kept(work / f"{name}-truth.json", lambda: _truth(subject, found, images, labels, work, autoattack))
     searched = [a for a in found.attempts if a.name == "square"]
     row = {
         "model": name,
@@ -170,16 +170,17 @@ def judge(name: str, work: Path, autoattack: Path | None) -> dict[str, Any]:
         "images": subject.images,
         "clean": found.clean.value,
         "naive": None if found.naive is None else found.naive.value,
+        "white_box": None if found.white_box is None else found.white_box.value,
         "square_flag": bool(searched and searched[0].first),
         "grade": found.grade,
         "flagged": below(found.grade, "B"),
         "audited": found.robust.value,
         "audited_ci": [found.robust.low, found.robust.high],
         "achieved_by": found.achieved_by,
-        "truth": robust,
-        "truth_by": by,
+        "truth": truth["robust"],
+        "truth_by": truth["by"],
         "reasons": list(found.reasons),
-        "cpu_seconds": round(seconds, 1),
+        "cpu_seconds": None if found.run["parts_from_store"] else round(seconds, 1),
     }
     print(
         json.dumps({key: row[key] for key in ("model", "naive", "grade", "audited", "truth", "cpu_seconds")}),
@@ -188,31 +189,47 @@ def judge(name: str, work: Path, autoattack: Path | None) -> dict[str, Any]:
     return row
 
 
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `path` holds, or what `make` gives, which is then kept there."""
+    if not path.is_file():
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(make()))
+        partial.replace(path)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _row(robust: Tensor, by: str) -> dict[str, Any]:
+    return {"robust": round(float(robust.double().mean()), 6), "by": by}
+
+
 def _truth(
-    subject: Subject, found: Audit, images: Tensor, labels: Tensor, autoattack: Path | None
-) -> tuple[float, str]:
+    subject: Subject, found: Audit, images: Tensor, labels: Tensor, work: Path, autoattack: Path | None
+) -> dict[str, Any]:
     judged = _from_autoattack(autoattack, subject)
     if judged is not None:
-        return float(judged.float().mean()), "AutoAttack on the twin"
+        return _row(judged, "AutoAttack" if subject.kind == "honest" else "AutoAttack on the twin")
+    if subject.kind == "honest":
+        return {"robust": None, "by": "not judged"}
+    if subject.base in HONEST and subject.base.startswith("signs_"):
+        return {"robust": judge(subject.base, work, None)["audited"], "by": "the audit of the twin"}
     if subject.twin is not None:
-        different = logits_in_batches(subject.model, images).argmax(1) != logits_in_batches(
-            subject.twin, images
-        ).argmax(1)
-        if bool(different.any()):
+        here, there = (logits_in_batches(m, images).argmax(1) for m in (subject.model, subject.twin))
+        if not torch.equal(here, there):
             raise RuntimeError(f"{subject.name} and its twin answer differently")
-        return float(reference(subject.twin, images, labels, subject.eps).float().mean()), "AutoAttack on the twin"
+        return _row(reference(subject.twin, images, labels, subject.eps), "AutoAttack on the twin")
     left = torch.zeros(len(images), dtype=torch.bool)
     broken = {index for attempt in found.attempts for index in attempt.broken}
     target = Target(subject.model, Linf(subject.eps), images, labels, 0, bool(found.run["random"]))
     left[[i for i in torch.nonzero(target.right(images, labels, "clean")).flatten().tolist() if i not in broken]] = True
-    return float(stronger(subject, images, labels, left).float().mean()), "an attack that knows the mask"
+    return _row(stronger(subject, images, labels, left), "an attack that knows the mask")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
 
     def percent(value: float | None) -> str:
-        return "none" if value is None else f"{100 * value:.1f}"
+        return "" if value is None else f"{100 * value:.1f}"
 
     lines = [
         "# `robustlab audit` on masked and honest models",
@@ -222,13 +239,13 @@ def table(rows: list[dict[str, Any]]) -> str:
         "breaks an image that the white-box attacks left. *Flagged*: grade C or worse. *Truth*: see the script.",
         "",
         "| model | | images | eps x 255 | clean | PGD | Square flag | grade | audited | truth | by |",
-        "|---|---|---:|---:|---:|---:|---|---|---:|---:|---|",
+        "|---|---|---:|---:|---:|---:|---|:---:|---:|---:|---|",
     ]
     for row in rows:
         flag = "yes" if row["square_flag"] else "no"
         lines.append(
             f"| {row['model']} | {row['kind']}: {row['what']} | {row['images']} | {row['eps'] * 255:g} | "
-            f"{percent(row['clean'])} | {percent(row['naive'])} | {flag} | **{row['grade']}** | "
+            f"{percent(row['clean'])} | {percent(row['naive']) or 'none'} | {flag} | **{row['grade']}** | "
             f"{percent(row['audited'])} | {percent(row['truth'])} | {row['truth_by']} |"
         )
     bad = [row for row in rows if row["kind"] == "masked"]
@@ -259,12 +276,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     for name in options.only or SUBJECTS:
-        path = options.work / f"{name}.json"
-        if not path.is_file():
-            row = judge(name, options.work, options.autoattack)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(row))
-            partial.replace(path)
+        kept(options.work / f"{name}.json", lambda name=name: judge(name, options.work, options.autoattack))
     known = [options.work / f"{name}.json" for name in SUBJECTS]
     rows = [json.loads(path.read_text()) for path in known if path.is_file()]
     if options.out is not None:

@@ -26,8 +26,14 @@ RADII = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 TARGETS = 4
 DEAD = 0.95
 """Share of images without a gradient from which on longer attacks with it are not worth their time."""
-PAYING = (0.01, 0.03)
-"""Share of all images from which on an attack that should not find more warns, and fails."""
+PAYING = {
+    "more-steps": ((0.02, 2), (0.25, 5)),
+    "other-gradients": ((0.01, 2), (0.05, 4)),
+    "black-box": ((0.01, 2), (0.03, 3)),
+}
+"""Share of all images, and number of them, from which on attacks that should not find more warn, and fail."""
+STABLE = 0.01
+"""Share of all images up to which a round of attacks counts as having found nothing more."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +113,18 @@ def examine(
     unbounded = _unbounded(campaign, given if attackable else None, best, probed, settings)
     checks += unbounded
     lowest = campaign.accuracy
-    start = float(clean.float().mean()) if first is None else first
+    start = float(clean.float().mean())
+    plain = len(union([a for a in campaign.attempts if a.family == PLAIN]))
+    white = start - plain / n
     decided = verdict(
-        checks, 100 * (start - lowest), attackable=attackable, stable=stable, noise=100 / n,
+        checks,
+        gap=100 * (white - lowest),
+        weak=0.0 if first is None else 100 * (first - white),
+        attackable=attackable,
+        stable=stable,
+        noise=100 / n,
         blind=all(check.status == "fail" for check in unbounded),
-    )  # fmt: skip
+    )
     achieved = {a.name: a.first for a in campaign.attempts if a.first}
     return Audit(
         ball=ball.slug,
@@ -120,6 +133,7 @@ def examine(
         reasons=decided.reasons,
         clean=Share.of(int(clean.sum()), n),
         naive=None if first is None else Share.of(round(first * n), n),
+        white_box=None if first is None else Share.of(round(white * n), n),
         robust=Share.of(len(campaign.survivors), n),
         achieved=achieved,
         checks=tuple(checks),
@@ -167,9 +181,7 @@ def _paying(name: str, what: str, attempts: Sequence[Attempt], n: int, given_to:
         return Check(name, "skip", f"nothing to try: {what}")
     allowed = None if given_to is None else set(given_to.tolist())
     broken = len(union(attempts) if allowed is None else union(attempts) & allowed)
-    warn, fail = (max(bound, (least + 0.5) / n) for bound, least in zip(PAYING, (1, 2), strict=True))
-    if name == "more-steps":  # More steps pay a little on every network; only much is a sign.
-        warn, fail = 2 * warn, 3 * fail
+    warn, fail = (max(share, (least - 0.5) / n) for share, least in PAYING[name])
     status = graded(broken / n, warn, fail)
     text = f"{what} broke {broken} of {n} images that the attacks before had left"
     return Check(name, status, text, {"broken": float(broken), "images": float(n)})
@@ -217,7 +229,7 @@ def _escalate(campaign: Campaign, ranked: Sequence[Source], given: Source, setti
             name = f"round{number}-{source.name}-tempered"
             campaign.run(name, source, attack, campaign.survivors, family=_family(source), tempered=True)
         _search(campaign, given, campaign.survivors, 2 * number * settings.queries, f"round{number}-square")
-        if before - len(campaign.survivors) <= max(1, PAYING[0] * n):
+        if before - len(campaign.survivors) <= max(1, STABLE * n):
             return True
     return not len(campaign.survivors)
 

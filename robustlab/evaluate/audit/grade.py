@@ -10,7 +10,9 @@ from robustlab.evaluate.audit.probes import Check
 
 GRADES = ("A", "B", "C", "D", "E", "F")
 GAPS = (3.0, 6.0, 12.0, 25.0, 50.0)
-"""Largest gap in points between the first number and the lowest one that A, B, C, D and E allow."""
+"""Largest gap in points between what the gradient as given reaches and the lowest number that A to E allow."""
+WEAK = (3.0, 25.0)
+"""Points that a longer attack with the same gradient may gain on PGD-20 for an A, and for a B."""
 
 
 @dataclass(frozen=True)
@@ -22,21 +24,31 @@ class Verdict:
 
 
 def verdict(
-    checks: Sequence[Check], gap: float, *, attackable: bool, stable: bool, noise: float, blind: bool = False
+    checks: Sequence[Check],
+    *,
+    gap: float,
+    weak: float,
+    attackable: bool,
+    stable: bool,
+    noise: float,
+    blind: bool = False,
 ) -> Verdict:
     """The grade of a model.
 
-    gap: points between the first white-box number (without a gradient: accuracy without attack) and the lowest one.
-    attackable: the model has a gradient. stable: the last round broke nearly nothing more. noise: points that one image
-    is worth; a gap of two images is never held against a model. blind: no gradient that was found breaks the model even
-    when every image is allowed.
+    gap: points between the lowest number and the lowest that the gradient as given reaches (without a gradient:
+    accuracy without attack). weak: points between that and the first number, plain PGD. attackable: the model has a
+    gradient. stable: the last round broke nearly nothing more. noise: points that one image is worth; two images are
+    never held against a model. blind: no gradient that was found breaks the model even when every image is allowed.
     """
     failed = [check for check in checks if check.status == "fail"]
     warned = [check for check in checks if check.status == "warn"]
     level = 0 if gap <= 2 * noise + 1e-9 else sum(gap > bound + 1e-9 for bound in GAPS)
     reasons = [check.text for check in failed]
-    if level:
-        reasons.insert(0, f"the first number was {gap:.1f} points too high")
+    if weak > max(WEAK[0], 2 * noise) + 1e-9:
+        reasons.insert(0, f"the first attack was too short: the gradient as given breaks {weak:.1f} points more")
+        level = max(level, 2 if weak > WEAK[1] else 1)
+    if gap > max(GAPS[0], 2 * noise) + 1e-9:
+        reasons.insert(0, f"the gradient as given hides {gap:.1f} points")
     if not attackable:
         reasons.insert(0, "the model has no gradient: a gradient attack cannot run, or says that nothing breaks")
     if warned or not stable:

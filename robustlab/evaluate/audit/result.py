@@ -57,6 +57,7 @@ class Audit:
         grade: A to F; reasons: why, the weightiest first.
         clean: accuracy without attack.
         naive: robust accuracy under plain PGD with the gradient as given; None where the model has none.
+        white_box: the same with everything that was run with the gradient as given; None likewise.
         robust: the lowest robust accuracy: an image counts only if nothing that was run broke it.
         achieved: name of an attempt -> how many images it was the first to break.
         checks, attempts: everything that was measured and run.
@@ -74,6 +75,7 @@ class Audit:
     reasons: tuple[str, ...]
     clean: Share
     naive: Share | None
+    white_box: Share | None
     robust: Share
     achieved: Mapping[str, int]
     checks: tuple[Check, ...]
@@ -128,6 +130,7 @@ def report_lines(audit: Audit) -> list[str]:
         f"grade      {audit.grade}: {audit.reasons[0]}",
         f"clean      {percent(audit.clean)}",
         f"first      {naive}  plain PGD, the gradient as given",
+        f"white-box  {'none' if audit.white_box is None else percent(audit.white_box)}  more steps, losses and starts",
         f"lowest     {percent(audit.robust)}  everything together, judged on the model itself",
     ]
     best = sorted(audit.achieved.items(), key=lambda item: -item[1])

@@ -38,7 +38,8 @@ def honest() -> Audit:
 def test_an_honest_network_is_not_accused(honest: Audit) -> None:
     assert honest.grade == "A", honest.reasons
     assert honest.naive is not None
-    assert honest.clean.value > honest.naive.value >= honest.robust.value
+    assert honest.white_box is not None
+    assert honest.clean.value > honest.naive.value >= honest.white_box.value >= honest.robust.value
     assert 0.1 < honest.robust.value < 0.9  # else it could not tell attacks apart
     assert len(honest.lines()) <= 30
 
@@ -150,11 +151,12 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_grades_follow_the_gap_and_the_checks() -> None:
-    def grade(gap: float, *status: str, attackable: bool = True, stable: bool = True) -> str:
+    def grade(gap: float, *status: str, weak: float = 0, attackable: bool = True, stable: bool = True) -> str:
         checks = [Check(str(i), s, s) for i, s in enumerate(status)]  # type: ignore[arg-type]
-        return verdict(checks, gap, attackable=attackable, stable=stable, noise=1.0).grade
+        return verdict(checks, gap=gap, weak=weak, attackable=attackable, stable=stable, noise=1.0).grade
 
     assert [grade(gap) for gap in (0, 3, 5, 10, 20, 40, 60)] == ["A", "A", "B", "C", "D", "E", "F"]
     assert grade(0, "warn") == "B" and grade(0, "fail") == "C" and grade(0, stable=False) == "B"
     assert grade(0, attackable=False) == "C"
+    assert [grade(0, weak=weak) for weak in (3, 10, 30)] == ["A", "B", "C"]
     assert grade(0, "fail", "fail", "fail", "fail") == "D"
