@@ -97,7 +97,7 @@ def audit(
     ledger = Ledger(folder, key)
     with _evaluating(network, other):
         shifting = is_random(network, images[: min(8, len(images))], seed)
-        target = Target(network, chosen, images, labels, seed, shifting)
+        target = Target(network, chosen, images, labels, seed, shifting, len(dataset.class_names))
         clean = target.right(images, labels, "clean")
         if not bool(clean.any()):
             raise DataError(

@@ -86,11 +86,13 @@ class Campaign:
         family: str,
         rank: int | None = None,
         tempered: bool = False,
+        counts: bool = True,
     ) -> Attempt:
         """Attack the samples `rows` through a source.
 
-        rank: aim at the class with the rank-th largest logit among the others. tempered: scale the logits down. An
-        attack with another ball than the target's is judged in its own, leaves `left` as it is and is not listed.
+        rank: aim at the class with the rank-th largest logit among the others. tempered: scale the logits down. counts:
+        whether it is listed and takes what it breaks from `left`; not so for an attack with another ball than the
+        target's, which is judged in its own.
         """
         text = f"{attack.slug}{', logits scaled down' if tempered else ''}, {source.text}"
         target = replace(self.target, ball=attack.ball)
@@ -114,7 +116,7 @@ class Campaign:
         broken = tuple(found["broken"])
         first = sum(bool(self.left[i]) for i in broken)
         attempt = Attempt(name, family, text, len(rows), broken, first, found["seconds"], found["failed"])
-        if attack.ball == self.target.ball:
+        if counts:
             self.left[list(broken)] = False
             self.attempts.append(attempt)
         return attempt

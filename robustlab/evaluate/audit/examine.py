@@ -5,25 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
 
-from robustlab.attacks import PGD, Attack, Square
-from robustlab.attacks._goal import Goal, margin
-from robustlab.core import L2, Ball, Linf
+from robustlab.attacks import NES, PGD, Attack, Square
 from robustlab.core.errors import check_int
-from robustlab.evaluate.audit import probes
+from robustlab.evaluate.audit import probes, radii
 from robustlab.evaluate.audit.campaign import ADAPTIVE, BLACK_BOX, PLAIN, TRANSFER, Attempt, Campaign, union
 from robustlab.evaluate.audit.grade import verdict
 from robustlab.evaluate.audit.probes import Check, graded
-from robustlab.evaluate.audit.result import Audit, Curve, Share
+from robustlab.evaluate.audit.result import Audit, Share
 from robustlab.evaluate.audit.sources import Source, make_sources
-from robustlab.evaluate.audit.target import JUDGE_DRAWS, Target, logits_in_batches, seeded
+from robustlab.evaluate.audit.target import JUDGE_DRAWS, Target, seeded
 
-RADII = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 TARGETS = 4
+"""How many of the nearest classes a round aims at."""
 DEAD = 0.95
 """Share of images without a gradient from which on longer attacks with it are not worth their time."""
 PAYING = {
@@ -32,6 +29,7 @@ PAYING = {
     "black-box": ((0.01, 2), (0.03, 3)),
 }
 """Share of all images, and number of them, from which on attacks that should not find more warn, and fail."""
+PROBE = 2 / 255
 STABLE = 0.01
 """Share of all images up to which a round of attacks counts as having found nothing more."""
 
@@ -95,6 +93,7 @@ def examine(
     if doubtful or target.random or not attackable:
         others = [*others, around]
         adaptive += _adaptive(campaign, [around], campaign.survivors, settings)
+        _estimate(campaign, given, settings)
     checks.append(_paying("other-gradients", "gradients other than the one given", adaptive, n))
     search = _search(campaign, given, survivors, settings.queries, "square")
     if search is not None:
@@ -108,9 +107,9 @@ def examine(
     ranked = _ranked(usable, adaptive)
     stable = _escalate(campaign, ranked, given, settings, n)
     best = ranked[0] if ranked else given
-    curve, grown = _curve(campaign, given if attackable else None, best, probed, settings)
+    curve, grown = radii.curve(campaign, given if attackable else None, best, probed, settings.steps, settings.queries)
     checks += grown
-    unbounded = _unbounded(campaign, given if attackable else None, best, probed, settings)
+    unbounded = radii.unbounded(campaign, given if attackable else None, best, probed, settings.long_steps)
     checks += unbounded
     lowest = campaign.accuracy
     start = float(clean.float().mean())
@@ -209,6 +208,14 @@ def _search(campaign: Campaign, given: Source, rows: Tensor, queries: int, name:
     return campaign.run(name, source, Square(campaign.target.ball, steps=queries), rows, family=BLACK_BOX)
 
 
+def _estimate(campaign: Campaign, given: Source, settings: Settings) -> None:
+    """NES with probes as long as the steps of a quantized model, where the gradient itself is in doubt."""
+    if settings.queries:
+        samples = 50
+        attack = NES(campaign.target.ball, steps=max(1, 2 * settings.queries // samples), samples=samples, probe=PROBE)
+        campaign.run("nes", replace(given, text="no gradient"), attack, campaign.survivors, family=BLACK_BOX)
+
+
 def _ranked(usable: Sequence[Source], adaptive: Sequence[Attempt]) -> list[Source]:
     """Sources by what they broke; the given gradient, where there is one, before those that broke nothing."""
     broke = {s.name: len(union([a for a in adaptive if a.name.rpartition("-")[0] == s.name])) for s in usable}
@@ -221,7 +228,7 @@ def _escalate(campaign: Campaign, ranked: Sequence[Source], given: Source, setti
     for number in range(1, settings.rounds + 1):
         before = len(campaign.survivors)
         for source in ranked[: 2 if number == 1 else 1]:
-            for rank in range(TARGETS):
+            for rank in range(min(TARGETS, campaign.target.classes - 1)):
                 attack = PGD(ball, steps=max(1, settings.long_steps // 2 * number), loss="margin")
                 name = f"round{number}-{source.name}-target{rank}"
                 campaign.run(name, source, attack, campaign.survivors, family=_family(source), rank=rank)
@@ -236,102 +243,6 @@ def _escalate(campaign: Campaign, ranked: Sequence[Source], given: Source, setti
 
 def _family(source: Source) -> str:
     return {"given": PLAIN, "transfer": TRANSFER}.get(source.kind, ADAPTIVE)
-
-
-def _ball(ball: Ball, eps: float) -> Ball:
-    return Linf(eps) if ball.norm_name == "linf" else L2(eps)
-
-
-def _curve(
-    campaign: Campaign, given: Source | None, best: Source, rows: Tensor, settings: Settings
-) -> tuple[Curve, list[Check]]:
-    """Accuracy against radius with the given and the best gradient, and whether loss and success grow with it."""
-    target = campaign.target
-    whole = _whole(target)
-    radii = [min(target.ball.eps * factor, whole) for factor in RADII]
-    named = {} if given is None else {"given": given}
-    if best is not given:
-        named["best"] = best
-    accuracy = {}
-    for name, source in named.items():
-        broken = [
-            len(
-                campaign.run(
-                    f"radius-{name}-{factor:g}", source,
-                    PGD(_ball(target.ball, eps), steps=settings.steps, loss="margin"), rows, family=PLAIN,
-                ).broken
-            )
-            for factor, eps in zip(RADII, radii, strict=True)
-        ]  # fmt: skip
-        accuracy[name] = tuple(1 - count / len(rows) for count in broken)
-    searched = _search_radii(campaign, best, rows, radii, settings)
-    if searched:
-        accuracy["square"] = searched
-    margins: tuple[float, ...] = ()
-    checks = []
-    if given is not None:
-        margins = tuple(campaign.measured("growth", lambda: {"margin": _growth(target, given, rows, radii)})["margin"])
-        rises = max(b - a for a, b in pairwise(accuracy["given"]))
-        falls = max(a - b for a, b in pairwise(margins)) / max(abs(margins[0]), 1e-12)
-        bad = rises > 0.1 or falls > 0.2
-        fell = accuracy["given"][0] - accuracy["given"][-1]
-        text = f"accuracy falls by {100 * fell:.0f} points from {RADII[0]:g} to {RADII[-1]:g} times the radius"
-        if bad:
-            text += ", but not all the way: it rises in between, or the loss falls"
-        still = fell <= 0.02 and accuracy["given"][-1] > 0.1
-        checks.append(Check("growth", "fail" if bad or still else "pass", text, {"fall": fell, "rise": rises}))
-    return Curve(tuple(radii), accuracy, margins, len(rows)), checks
-
-
-def _search_radii(
-    campaign: Campaign, source: Source, rows: Tensor, radii: Sequence[float], settings: Settings
-) -> tuple[float, ...]:
-    if not settings.queries:
-        return ()
-    target = campaign.target
-    plain = Source("given", "given", "no gradient", target.model)
-    found = []
-    for factor, eps in zip(RADII, radii, strict=True):
-        ball = _ball(target.ball, eps)
-        attack = Square(ball, steps=max(1, settings.queries // 4))
-        name = f"radius-square-{factor:g}"
-        attempt = campaign.run(name, plain, attack, rows, family=BLACK_BOX)
-        found.append(1 - len(attempt.broken) / len(rows))
-    return tuple(found)
-
-
-def _growth(target: Target, given: Source, rows: Tensor, radii: Sequence[float]) -> list[float]:
-    """Mean of min(margin, 0) after a step of each radius along the gradient at the image."""
-    gradient = probes.gradient(given, target, rows)
-    images, goal = target.images[rows], Goal(target.labels[rows])
-    values = []
-    with seeded(target.seed, "growth"):
-        for eps in (0.0, *radii[: RADII.index(1.0) + 1]):
-            ball = _ball(target.ball, eps)
-            moved = ball.project(images + eps * ball.ascent(gradient), images)
-            values.append(float(margin(logits_in_batches(target.model, moved), goal).clamp(max=0).double().mean()))
-    return values
-
-
-def _whole(target: Target) -> float:
-    """The radius that holds every image."""
-    return 1.0 if target.ball.norm_name == "linf" else math.sqrt(target.images[0].numel())
-
-
-def _unbounded(campaign: Campaign, given: Source | None, best: Source, rows: Tensor, settings: Settings) -> list[Check]:
-    """With all images allowed nothing can stay right: an attack that does not see to that does not work."""
-    ball = _ball(campaign.target.ball, _whole(campaign.target))
-    checks = []
-    named = {} if given is None else {"unbounded": given}
-    if best is not given:
-        named["unbounded-best"] = best
-    for name, source in named.items():
-        attack = PGD(ball, steps=max(1, settings.long_steps // 2))
-        attempt = campaign.run(name, source, attack, rows, family=PLAIN, tempered=name == "unbounded-best")
-        left = 1 - len(attempt.broken) / len(rows)
-        text = f"{100 * left:.0f} % stay right when every image is allowed, with {source.text}"
-        checks.append(Check(name, graded(left, 0.05, 0.15), text, {"accuracy": left}))
-    return checks
 
 
 def _limits(target: Target, reference: nn.Module | None, search: Attempt | None, n: int) -> list[str]:

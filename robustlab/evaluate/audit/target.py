@@ -52,6 +52,7 @@ class Target:
         images: (N, C, H, W); labels: (N,).
         seed: of everything random.
         random: whether two forward passes differ.
+        classes: how many logits there are.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class Target:
     labels: Tensor
     seed: int
     random: bool = False
+    classes: int = 2
 
     def right(self, images: Tensor, labels: Tensor, purpose: str) -> Tensor:
         """bool (n,): whether the model gives the labels, and its logits are finite.

@@ -68,6 +68,28 @@ def test_a_model_that_only_names_a_class_gets_no_number_to_believe() -> None:
     assert "every image is allowed" in found.reasons[0]
 
 
+def test_what_another_gradient_breaks_at_the_same_radius_is_not_the_given_one() -> None:
+    found = _audit(MASKS["zero-backward"])
+    assert found.white_box == found.naive and found.robust.value < found.white_box.value
+    assert not any(attempt.name.startswith(("radius", "unbounded")) for attempt in found.attempts)
+
+
+def test_a_model_of_two_classes_is_audited() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Network()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.network(images)[:, :2]
+
+    data = Toy(12, Two())
+    data.class_names = ("a", "b")
+    data.labels.clamp_(max=1)
+    found = run_audit(Two(), data, ball=Linf(EPS), settings=SMALL)
+    assert found.grade in "AB" and not any(attempt.failed for attempt in found.attempts)
+
+
 def test_images_outside_the_threat_model_break_nothing() -> None:
     images, labels = DATA.batch(range(1, 9))
     target = Target(Network(), Linf(EPS), images, labels, 0)
