@@ -89,19 +89,18 @@ def examine(
         checks.append(Check("zero-gradient", "fail", "the model has no gradient", {"images": 1.0, "pixels": 1.0}))
     survivors = campaign.survivors
     doubtful = any(check.name in ("slope", "ascent") and check.status in ("warn", "fail") for check in checks)
-    adaptive = _adaptive(campaign, others, survivors, settings)
+    compared = survivors[: 2 * settings.probe_images]  # Rounds of the best ones see the others.
+    shown = round(n * len(compared) / max(1, len(survivors)))
+    adaptive = _adaptive(campaign, others, compared, settings)
     if doubtful or target.random or not attackable:
         others = [*others, around]
-        adaptive += _adaptive(campaign, [around], campaign.survivors, settings)
-        _estimate(campaign, given, settings)
-    checks.append(_paying("other-gradients", "gradients other than the one given", adaptive, n))
-    search = _search(campaign, given, survivors, settings.queries, "square")
+        still = compared[campaign.left[compared]]
+        adaptive += _adaptive(campaign, [around], still, settings)
+        _estimate(campaign, given, still, settings)
+    checks.append(_paying("other-gradients", "gradients other than the one given", adaptive, shown))
+    search = _search(campaign, given, compared, settings.queries, "square")
     if search is not None:
-        checks.append(
-            _paying(
-                "black-box", f"search without a gradient, {settings.queries} queries,", [search], n, given_to=survivors
-            )
-        )
+        checks.append(_paying("black-box", f"search without a gradient, {settings.queries} queries,", [search], shown))
 
     usable = [given, *others] if attackable else others
     ranked = _ranked(usable, adaptive)
@@ -174,12 +173,11 @@ def _plain(campaign: Campaign, given: Source, settings: Settings) -> list[Attemp
     return [campaign.run(name, given, attack, campaign.survivors, family=PLAIN) for name, attack in plan]
 
 
-def _paying(name: str, what: str, attempts: Sequence[Attempt], n: int, given_to: Tensor | None = None) -> Check:
+def _paying(name: str, what: str, attempts: Sequence[Attempt], n: int) -> Check:
     """Whether attacks that should find nothing more broke images."""
     if not attempts:
         return Check(name, "skip", f"nothing to try: {what}")
-    allowed = None if given_to is None else set(given_to.tolist())
-    broken = len(union(attempts) if allowed is None else union(attempts) & allowed)
+    broken = len(union(attempts))
     warn, fail = (max(share, (least - 0.5) / n) for share, least in PAYING[name])
     status = graded(broken / n, warn, fail)
     text = f"{what} broke {broken} of {n} images that the attacks before had left"
@@ -208,12 +206,12 @@ def _search(campaign: Campaign, given: Source, rows: Tensor, queries: int, name:
     return campaign.run(name, source, Square(campaign.target.ball, steps=queries), rows, family=BLACK_BOX)
 
 
-def _estimate(campaign: Campaign, given: Source, settings: Settings) -> None:
+def _estimate(campaign: Campaign, given: Source, rows: Tensor, settings: Settings) -> None:
     """NES with probes as long as the steps of a quantized model, where the gradient itself is in doubt."""
     if settings.queries:
         samples = 50
         attack = NES(campaign.target.ball, steps=max(1, 2 * settings.queries // samples), samples=samples, probe=PROBE)
-        campaign.run("nes", replace(given, text="no gradient"), attack, campaign.survivors, family=BLACK_BOX)
+        campaign.run("nes", replace(given, text="no gradient"), attack, rows, family=BLACK_BOX)
 
 
 def _ranked(usable: Sequence[Source], adaptive: Sequence[Attempt]) -> list[Source]:
@@ -228,6 +226,9 @@ def _escalate(campaign: Campaign, ranked: Sequence[Source], given: Source, setti
     for number in range(1, settings.rounds + 1):
         before = len(campaign.survivors)
         for source in ranked[: 2 if number == 1 else 1]:
+            attack = PGD(ball, steps=settings.steps, loss="margin")
+            name = f"round{number}-{source.name}-margin"
+            campaign.run(name, source, attack, campaign.survivors, family=_family(source))
             for rank in range(min(TARGETS, campaign.target.classes - 1)):
                 attack = PGD(ball, steps=max(1, settings.long_steps // 2 * number), loss="margin")
                 name = f"round{number}-{source.name}-target{rank}"

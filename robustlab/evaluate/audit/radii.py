@@ -105,16 +105,16 @@ def _whole(target: Target) -> float:
 def unbounded(campaign: Campaign, given: Source | None, best: Source, rows: Tensor, long_steps: int) -> list[Check]:
     """With all images allowed nothing can stay right: an attack that does not see to that does not work."""
     ball = _ball(campaign.target.ball, _whole(campaign.target))
-    checks = []
-    named = {} if given is None else {"unbounded": given}
-    if best is not given:
-        named["unbounded-best"] = best
-    for name, source in named.items():
-        attack = PGD(ball, steps=max(1, long_steps // 2))
-        attempt = campaign.run(
-            name, source, attack, rows, family=PLAIN, counts=False, tempered=name == "unbounded-best"
-        )
-        left = 1 - len(attempt.broken) / len(rows)
-        text = f"{100 * left:.0f} % stay right when every image is allowed, with {source.text}"
-        checks.append(Check(name, graded(left, 0.05, 0.15), text, {"accuracy": left}))
+    attack = PGD(ball, steps=max(1, long_steps // 2))
+
+    def left(name: str, source: Source, tempered: bool) -> Check:
+        attempt = campaign.run(name, source, attack, rows, family=PLAIN, counts=False, tempered=tempered)
+        share = 1 - len(attempt.broken) / len(rows)
+        scaled = ", logits scaled down" if tempered else ""
+        text = f"{100 * share:.0f} % stay right when every image is allowed, with {source.text}{scaled}"
+        return Check(name, graded(share, 0.05, 0.15), text, {"accuracy": share})
+
+    checks = [] if given is None else [left("unbounded", given, False)]
+    if best is not given or checks[0].status != "pass":
+        checks.append(left("unbounded-best", best, True))
     return checks
