@@ -105,7 +105,7 @@ def examine(
     usable = [given, *others] if attackable else others
     ranked = _ranked(usable, adaptive)
     stable = _escalate(campaign, ranked, given, settings, n)
-    best = ranked[0] if ranked else given
+    best = ranked[0]
     curve, grown = radii.curve(campaign, given if attackable else None, best, probed, settings.steps, settings.queries)
     checks += grown
     unbounded = radii.unbounded(campaign, given if attackable else None, best, probed, settings.long_steps)
@@ -215,9 +215,13 @@ def _estimate(campaign: Campaign, given: Source, rows: Tensor, settings: Setting
 
 
 def _ranked(usable: Sequence[Source], adaptive: Sequence[Attempt]) -> list[Source]:
-    """Sources by what they broke; the given gradient, where there is one, before those that broke nothing."""
+    """Sources by what they broke; the given gradient, where there is one, before those that broke nothing.
+
+    Noise around the image costs several gradients each, so it comes last unless it broke most.
+    """
     broke = {s.name: len(union([a for a in adaptive if a.name.rpartition("-")[0] == s.name])) for s in usable}
-    return sorted(usable, key=lambda s: -broke[s.name])
+    best, *rest = sorted(usable, key=lambda s: -broke[s.name])
+    return [best, *sorted(rest, key=lambda s: s.name == "around")]
 
 
 def _escalate(campaign: Campaign, ranked: Sequence[Source], given: Source, settings: Settings, n: int) -> bool:
