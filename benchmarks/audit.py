@@ -171,7 +171,7 @@ def judge(name: str, work: Path, autoattack: Path | None) -> dict[str, Any]:
         "clean": found.clean.value,
         "naive": None if found.naive is None else found.naive.value,
         "white_box": None if found.white_box is None else found.white_box.value,
-        "square_flag": bool(searched and searched[0].first),
+        "square_flag": bool(searched and searched[0].broken),
         "grade": found.grade,
         "flagged": below(found.grade, "B"),
         "audited": found.robust.value,

@@ -24,7 +24,7 @@ TARGETS = 4
 DEAD = 0.95
 """Share of images without a gradient from which on longer attacks with it are not worth their time."""
 PAYING = {
-    "more-steps": ((0.02, 2), (0.25, 5)),
+    "more-steps": ((0.04, 3), (0.25, 5)),
     "other-gradients": ((0.01, 2), (0.05, 4)),
     "black-box": ((0.01, 2), (0.03, 3)),
 }
