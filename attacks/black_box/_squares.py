@@ -46,12 +46,18 @@ class Moves(ABC):
 
     def _bits(self, numbers: Tensor, channels: int) -> Tensor:
         """bool (m, C): one coin for every channel."""
-        return (numbers[:, None] >> (torch.arange(channels, device=numbers.device) % 62)) & 1 != 0
+        return numbers[:, None] & _masks(channels, numbers.device) != 0
 
     def _corner(self, numbers_y: Tensor, numbers_x: Tensor, side: int) -> Tensor:
         """int64 (m,): the upper left pixel of a square that lies inside the image, as an index into H * W."""
         height, width = self.origin.shape[2:]
         return self._place(numbers_y, height - side + 1) * width + self._place(numbers_x, width - side + 1)
+
+
+@lru_cache(maxsize=16)
+def _masks(channels: int, device: torch.device) -> Tensor:
+    """int64 (C,): one bit for every channel, of the 62 that a number has."""
+    return 1 << (torch.arange(channels, device=device) % 62)
 
 
 @lru_cache(maxsize=256)

@@ -147,8 +147,9 @@ class _Search:
         """int64 (m, DRAWS): the numbers of each sample's next step, from its own stream."""
         step = self.made[turn] - 1
         fresh = turn[step % _BLOCK == 0]
-        for block in np.unique(self.made[fresh] - 1) // _BLOCK:
-            of_block = fresh[(self.made[fresh] - 1) // _BLOCK == block]
-            keys = _keys.derive(self.keys[of_block], f"steps {block}")
-            self.numbers[of_block] = _keys.integers(keys, (_BLOCK, DRAWS), 0, DRAW_LIMIT, self.rows.device)
+        if len(fresh):  # At most two blocks, since samples of a turn are at the same query or one apart.
+            for block in np.unique((self.made[fresh] - 1) // _BLOCK):
+                of_block = fresh[(self.made[fresh] - 1) // _BLOCK == block]
+                keys = _keys.derive(self.keys[of_block], f"steps {block}")
+                self.numbers[of_block] = _keys.integers(keys, (_BLOCK, DRAWS), 0, DRAW_LIMIT, self.rows.device)
         return self.numbers[at, torch.from_numpy(step % _BLOCK).to(at.device)]
