@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from robustlab.attacks import NES, SPSA, Attack, HopSkipJump, Square, parse_attack
-from robustlab.core import L2, Ball, Lattice, Linf, Tiled
+from robustlab.core import L1, L2, Ball, Lattice, Linf, Tiled
 from robustlab.core.errors import ArgumentError
 from robustlab.core.keys import sample_keys
 
 ATTACKS: list[Attack] = [
     Square(Linf(8 / 255), steps=20),
     Square(L2(0.4), steps=20),
+    Square(L1(3.0), steps=20),
     Square(Lattice(Linf(2 / 255)), steps=20),
     Square(Lattice(L2(0.5)), steps=20),
     NES(Linf(8 / 255), steps=4, samples=8),
@@ -236,7 +237,7 @@ def test_a_sample_does_not_depend_on_its_companions(attack: Attack, data: st.Dat
 def test_nothing_moves_in_a_ball_of_radius_0(attack: Attack) -> None:
     if not attack.ball.eps < math.inf:
         return
-    plain: Ball = Linf(0.0) if attack.ball.norm_name == "linf" else L2(0.0)
+    plain = {"linf": Linf, "l2": L2, "l1": L1}[attack.ball.norm_name](0.0)
     ball = Lattice(plain) if isinstance(attack.ball, Lattice) else plain
     images = grey_images(3)
     still = type(attack)(ball, steps=3)  # type: ignore[call-arg]
