@@ -14,6 +14,7 @@ from robustlab.cli.attack import attack
 from robustlab.cli.audit import audit
 from robustlab.cli.bench import app as bench
 from robustlab.cli.compress import compress
+from robustlab.cli.corrupt import corrupt
 from robustlab.cli.doctor import doctor
 from robustlab.cli.errors import OptionError, describe, one_line, usage_error
 from robustlab.cli.evaluate import evaluate
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command()(evaluate)
 app.command()(attack)
+app.command()(corrupt)
 app.command()(compress)
 app.command()(allocate)
 app.command()(audit)

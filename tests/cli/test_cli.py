@@ -24,7 +24,7 @@ from robustlab.compress import Spec, made_for, read_spec, write_spec
 from robustlab.deploy import load, read_model_file, save, stored_bytes
 from robustlab.models import ModelInfo, build, set_info
 
-COMMANDS = ("evaluate", "audit", "compress", "allocate", "show", "list", "doctor")
+COMMANDS = ("evaluate", "audit", "corrupt", "compress", "allocate", "show", "list", "doctor")
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_help_does_not_import_torch() -> None:
         (["evaluate", "--model", "robustlab:signs_float", "--compress", "w9a9"], ["--compress is 'w9a9'", "w2a2"]),
         (["evaluate", "--model", "robustlab:signs_float", "--data", "nope"], ["data is 'nope'", "signs"]),
         (["evaluate", "--model", "robustlab:signs_float", "--data", "imagefolder:nowhere"], ["nowhere"]),
-        (["frobnicate"], ["'frobnicate'", "evaluate, compress, allocate, show, list, doctor"]),
+        (["frobnicate"], ["'frobnicate'", "evaluate, ", "corrupt, compress, allocate, show, list, doctor"]),
         (["list"], ["kind"]),
         (["list", "colours"], ["kind is 'colours'", "models, datasets, attacks, corruptions, suites"]),
         (["show", "nowhere"], ["model is 'nowhere'"]),
