@@ -174,13 +174,13 @@ def _plain(campaign: Campaign, given: Source, settings: Settings) -> list[Attemp
 
 
 def _paying(name: str, what: str, attempts: Sequence[Attempt], n: int) -> Check:
-    """Whether attacks that should find nothing more broke images."""
+    """Whether attacks that should find nothing more broke images, of the n that those they were given stand for."""
     if not attempts:
         return Check(name, "skip", f"nothing to try: {what}")
     broken = len(union(attempts))
     warn, fail = (max(share, (least - 0.5) / n) for share, least in PAYING[name])
     status = graded(broken / n, warn, fail)
-    text = f"{what} broke {broken} of {n} images that the attacks before had left"
+    text = f"{what} broke {broken} images ({100 * broken / n:.0f} %) that the attacks before had left"
     return Check(name, status, text, {"broken": float(broken), "images": float(n)})
 
 
