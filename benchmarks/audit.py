@@ -3,9 +3,10 @@
     python benchmarks/audit.py --work runs/audit --out benchmarks/audit.json --markdown benchmarks/audit.md
 
 Truth of a masked model is AutoAttack (torchattacks, standard) on its twin, which gives the same answers and an honest
-gradient. Where there is no such twin it is whatever an attack that knows the mask leaves of what the audit left: PGD
-with 16 averaged gradients, two restarts and two losses, through a gradient written for this mask, and Square. Of honest
-models it is AutoAttack, where that has been run.
+gradient; for the binary network of signs, the audit of that twin. Where there is no twin it is whatever an attack that
+knows the mask leaves of what the audit left: PGD with 8 averaged gradients where the model is random or jumps, 100
+steps and two losses, through a gradient written for this mask, and Square. Of honest models it is AutoAttack, where
+that has been run.
 
 Every audit and every truth is kept in --work when it ends, so that a stopped run goes on where it was. `--autoattack`
 names the --work folder of benchmarks/autoattack.py, whose judgements of the same images are then used.
@@ -118,9 +119,9 @@ def stronger(subject: Subject, images: Tensor, labels: Tensor, left: Tensor) -> 
     target = Target(subject.model, Linf(subject.eps), images, labels, 1, is_random(subject.model, images[:8], 1))
     helper = adaptive(subject.name, subject.model)
     network = subject.model if helper is None else Borrowed(subject.model, helper)
-    draws = 16 if target.random or subject.name == "k-wta" else 1
-    plans = [(network, PGD(target.ball, steps=100, loss=loss, eot=draws, restarts=2)) for loss in ("margin", "ce")] + [
-        (subject.model, Square(target.ball, steps=3000))
+    draws = 8 if target.random or subject.name == "k-wta" else 1
+    plans = [(network, PGD(target.ball, steps=100, loss=loss, eot=draws)) for loss in ("margin", "ce")] + [
+        (subject.model, Square(target.ball, steps=2000))
     ]
     left = left.clone()
     for number, (attacked, attack) in enumerate(plans):
