@@ -251,13 +251,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         )
     bad = [row for row in rows if row["kind"] == "masked"]
     good = [row for row in rows if row["kind"] == "honest"]
-    near = sum(abs(row["audited"] - row["truth"]) <= 0.01 + 1e-9 for row in bad)
+    near = sum(abs(row["audited"] - row["truth"]) <= max(0.01, 1 / row["images"]) + 1e-9 for row in bad)
     lines += [
         "",
         f"Masked models flagged: {sum(r['flagged'] for r in bad)} of {len(bad)} by the audit, "
         f"{sum(r['square_flag'] for r in bad)} by the Square flag. Honest models flagged: "
         f"{sum(r['flagged'] for r in good)} of {len(good)} by the audit, {sum(r['square_flag'] for r in good)} by the "
-        f"Square flag. Audited robust accuracy within 1 point of the truth on {near} of {len(bad)} masked models.",
+        f"Square flag. Audited robust accuracy within 1 point, or one image, of the truth on {near} of "
+        f"{len(bad)} masked models.",
         "",
     ]
     return "\n".join(lines)
