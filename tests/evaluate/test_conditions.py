@@ -102,6 +102,30 @@ def test_quick() -> None:
     assert load_suite("quick") is SUITES["quick"]
 
 
+@pytest.mark.parametrize(
+    ("suite", "l2", "l1"),
+    [("robustmq", (0.5, 2, 8), (100, 400, 1600)), ("robustmq-32", (0.07, 0.29, 1.14), (2, 8, 33))],
+)
+def test_robustmq_is_seven_attacks_at_three_budgets(suite: str, l2: tuple[float, ...], l1: tuple[float, ...]) -> None:
+    attacks = [c.attack for c in SUITES[suite].conditions if isinstance(c, AttackCondition)]
+    found = {(a.name, a.ball.norm_name): [] for a in attacks}  # type: ignore[attr-defined,var-annotated]
+    for attack in attacks:
+        found[attack.name, attack.ball.norm_name].append(attack.ball.eps)  # type: ignore[attr-defined]
+    linf = [0.5 / 255, 2 / 255, 8 / 255]
+    assert found == {
+        ("fgsm", "linf"): linf,
+        ("pgd", "linf"): linf,
+        ("pgd", "l2"): list(l2),
+        ("pgd", "l1"): list(l1),
+        ("mifgsm", "linf"): linf,
+        ("ddn", "l2"): list(l2),
+        ("autoattack", "linf"): linf,
+    }
+    for attack in attacks:
+        if attack.name == "pgd":  # type: ignore[attr-defined]
+            assert attack.step_size == pytest.approx(3 / 40 * attack.ball.eps)  # type: ignore[attr-defined]
+
+
 GOOD = 'name = "mine"\ndescription = "My own"\nconditions = ["clean", "contrast-2"]\n'
 
 
