@@ -142,16 +142,18 @@ def pytest_configure(config: object) -> None:
         break_attack(_classes()[name], kind)
 
 
-def run_tests(broken: str) -> tuple[int, str, float]:
-    """Exit status of pytest, its last lines, and seconds."""
+def run_tests(broken: str, family: str = "") -> tuple[int, str, float]:
+    """Exit status of pytest, its last lines, and seconds; the tests of the attack's family come first."""
+    own = f"tests/attacks/{family}"
+    paths = [own, *TESTS] if family and (ROOT / own).is_dir() else TESTS
     folder = str(Path(__file__).parent)
-    paths = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, VARIABLE: broken, "PYTHONPATH": paths}
+    modules = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, VARIABLE: broken, "PYTHONPATH": modules}
     code = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
     command = [sys.executable, "-P", "-c", code, "-p", Path(__file__).stem, "-p", "no:cacheprovider", "-x", "-q"]
     begin = time.monotonic()
     done = subprocess.run(
-        [*command, *TESTS], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600, check=False
+        [*command, *paths], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600, check=False
     )
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return done.returncode, failed[0].split(" - ")[0] if failed else done.stdout[-300:], time.monotonic() - begin
@@ -176,7 +178,7 @@ def main() -> int:
             key = f"{name}:{kind}"
             if key in known or key in EQUIVALENT or (options.breaks and kind not in options.breaks):
                 continue
-            status, noticed, seconds = run_tests(key)
+            status, noticed, seconds = run_tests(key, classes[name].__module__.split(".")[-2])
             if status not in (0, 1):
                 print(f"{key}: pytest ended with {status}\n{noticed}")
                 return 2

@@ -42,7 +42,8 @@ class HopSkipJump(Attack):
 
     With a radius, a sample leaves as soon as an image in the ball is found, and is returned unchanged if none is; with
     an infinite radius the nearest image is returned. The images in between lie in the image box, outside the ball.
-    Published with up to 25,000 queries; on linear models 10,000 come within a few percent of the projection.
+    Published with up to 25,000 queries. On linear models of 48 values 10,000 come within 2 % of the projection; with
+    768 values l2 is within 9 %, and linf 26 % too far in the median: more values need more queries.
 
     Attributes:
         steps: most queries on each sample, besides the clean look, at least 1.
