@@ -36,18 +36,23 @@ def check_picture(content: bytes, where: str) -> tuple[int, int]:
     return height, width
 
 
+def as_rgb(opened: Image.Image) -> Image.Image:
+    """In RGB; transparency is dropped, and 16 bits of grey become 8 (Pillow's own conversion would clip them)."""
+    if opened.mode.startswith("I"):
+        levels = np.asarray(opened).astype(np.float64) / 257
+        return Image.fromarray(np.clip(levels + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+    return opened.convert("RGB")
+
+
 def open_rgb(content: bytes, where: str) -> Image.Image:
-    """The picture in RGB, as stored: tags of orientation are not applied, transparency is dropped, 16 bits become 8.
+    """The picture in RGB (see `as_rgb`), as stored: tags of orientation are not applied.
 
     Raises `DataError` that names `where` for what is no whole picture, or has more than `MAX_PIXELS` pixels.
     """
     check_picture(content, where)
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            if opened.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it at 255
-                levels = np.asarray(opened).astype(np.float64) / 257
-                return Image.fromarray(np.clip(levels + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
-            return opened.convert("RGB")
+            return as_rgb(opened)
     except _ERRORS as error:
         raise undecodable(where, error) from error
 

@@ -26,6 +26,7 @@ PUBLIC = (
     "robustlab.core",
     "robustlab.datasets",
     "robustlab.datasets.corruptions",
+    "robustlab.datasets.systematic",
     "robustlab.deploy",
     "robustlab.evaluate",
     "robustlab.evaluate.allocation",

@@ -199,6 +199,8 @@ def _summary(results: Results, out: Path) -> None:
         )
     else:
         typer.echo("parity: no deployed model in this run")
+    for key, reason in results.run["configuration"]["left_out"].items():
+        typer.echo(f"left out: {key}: {reason}")
     stored, computed = results.run["cells_from_store"], results.run["cells_computed"]
     typer.echo(f"cells: {stored} of {stored + computed} came from the store, {computed} computed")
     for what, name in (("report", REPORT), ("table", "results.csv"), ("data", "results.json"), ("store", FILE_NAME)):

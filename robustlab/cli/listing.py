@@ -15,11 +15,13 @@ class Kind(str, Enum):
     DATASETS = "datasets"
     ATTACKS = "attacks"
     CORRUPTIONS = "corruptions"
+    PIPELINES = "pipelines"
+    PLATFORMS = "platforms"
     SUITES = "suites"
 
 
 def list_names(kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)]) -> None:
-    """List the models, data sets, attacks, corruptions or suites there are, with one line about each.
+    """List the models, data sets, attacks, corruptions, parts of pipelines, platforms or suites there are.
 
     Example: robustlab list attacks
     """
@@ -49,9 +51,36 @@ def _rows(kind: Kind) -> dict[str, str]:
             name.replace("_", "-"): f"{corruption.description} (condition: {name.replace('_', '-')}-1 to -5)"
             for name, corruption in CORRUPTIONS.items()
         }
+    if kind is Kind.PIPELINES:
+        return _pipelines()
+    if kind is Kind.PLATFORMS:
+        from robustlab.datasets.systematic.platforms import PLATFORMS
+
+        return {
+            f"platform-{name}": f"{platform.description} (condition: platform-{name}-1 to -5)"
+            + _absent(platform.missing())
+            for name, platform in PLATFORMS.items()
+        }
     from robustlab.evaluate import SUITES
 
     return {
         name: f"{suite.description} ({', '.join(condition.key for condition in suite.conditions)})"
         for name, suite in SUITES.items()
     }
+
+
+def _absent(reason: str | None) -> str:
+    return "" if reason is None else f" [{reason}]"
+
+
+def _pipelines() -> dict[str, str]:
+    """The parts of a key, in the order in which they stand in it."""
+    from robustlab.datasets.systematic import COLOURS, DECODERS, PROTOCOLS, REFERENCE_KEY, RESIZERS
+    from robustlab.datasets.systematic.libraries import missing
+
+    rows = {REFERENCE_KEY: "the reference; a pipeline is decoder-colour-resizer-protocol, by these names:"}
+    for title, parts in (("decoder", DECODERS), ("colour", COLOURS), ("resizer", RESIZERS), ("protocol", PROTOCOLS)):
+        for name, part in parts.items():
+            library = getattr(part, "library", None)
+            rows[f"{title:<9} {name}"] = part.description + _absent(missing([library]) if library else None)
+    return rows

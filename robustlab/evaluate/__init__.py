@@ -1,11 +1,13 @@
 """Evaluation: models x conditions x data -> a store of per-sample outcomes -> accuracy, speed and size."""
 
 from robustlab.evaluate.api import evaluate
-from robustlab.evaluate.conditions import AttackCondition, Clean, Condition, CorruptionCondition, Shown, parse_condition
+from robustlab.evaluate.conditions import AttackCondition, Clean, Condition, CorruptionCondition, parse_condition
 from robustlab.evaluate.listener import Listener, SilentListener
 from robustlab.evaluate.results import Example, Results
+from robustlab.evaluate.shown import Shown
 from robustlab.evaluate.store import Store
 from robustlab.evaluate.suites import SUITES, Suite, load_suite
+from robustlab.evaluate.systematic import PipelineCondition, PlatformCondition
 
 __all__ = [
     "SUITES",
@@ -15,6 +17,8 @@ __all__ = [
     "CorruptionCondition",
     "Example",
     "Listener",
+    "PipelineCondition",
+    "PlatformCondition",
     "Results",
     "Shown",
     "SilentListener",

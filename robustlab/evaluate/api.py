@@ -20,6 +20,7 @@ from robustlab.evaluate.parity import ParityRow
 from robustlab.evaluate.plan import SHARD, Models, Plan, Shard, Subject, make_plan, read_batch
 from robustlab.evaluate.results import Example, Results
 from robustlab.evaluate.runner import GridResult, image_key, run_grid
+from robustlab.evaluate.sampling import Restricted
 from robustlab.evaluate.store import FILE_NAME, Store, digest
 from robustlab.evaluate.suites import Suite
 
@@ -77,6 +78,7 @@ def evaluate(
             parity=parity,
             examples=_examples(plan, store, grid),
             class_names=tuple(plan.data.class_names),
+            spread=grid.spread,
         )
     results.write(plan.out)
     return results
@@ -163,9 +165,18 @@ def _examples(plan: Plan, store: Store, grid: GridResult) -> list[Example]:
     return examples
 
 
+def _libraries(plan: Plan) -> dict[str, str]:
+    """Of the decoders and codecs that conditions ran through."""
+    found: dict[str, str] = {}
+    for condition in plan.conditions:
+        if isinstance(condition, Restricted):
+            found |= condition.libraries()
+    return {name: text for name, text in found.items() if name != "torch"}
+
+
 def _describe_run(plan: Plan, grid: GridResult, machine: dict[str, Any]) -> dict[str, Any]:
     return {
-        "versions": versions(),
+        "versions": {**versions(), **_libraries(plan)},
         "seed": plan.seed,
         "hardware": machine,
         "configuration": {
@@ -185,6 +196,8 @@ def _describe_run(plan: Plan, grid: GridResult, machine: dict[str, Any]) -> dict
                 "image_size": list(plan.data.image_size),
             },
             "suite": plan.suite.name,
+            "reference": plan.suite.reference,
+            "left_out": dict(plan.left_out),
             "conditions": {c.key: c.version for c in plan.conditions},
             "limit": plan.limit,
             "images": plan.count,

@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from robustlab.attacks import ATTACKS, parse_attack
 from robustlab.core import Ball
 from robustlab.core.errors import check_int, invalid
 from robustlab.datasets.corruptions import CORRUPTIONS, corrupt, resolve
+from robustlab.datasets.systematic.pipeline import REFERENCE_KEY
+from robustlab.datasets.systematic.platforms import PLATFORMS
+from robustlab.evaluate.shown import Shown, inside_box, nobody
+from robustlab.evaluate.systematic import parse_systematic
 
 KEY_PATTERN = re.compile(r"[a-z0-9.+-]+")
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -59,14 +62,6 @@ class Attack(Protocol):
         """Attack a batch."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What a model is shown: images (N, 3, H, W), and where an attack worked on them: bool (N,)."""
-
-    images: Tensor
-    attacked: Tensor
-
-
 class Condition(Protocol):
     """What the runner needs of a condition. Anything with these members can be part of a suite given as a list."""
 
@@ -101,15 +96,6 @@ class Condition(Protocol):
         """bool (N,), sample by sample: whether `shown` is inside the condition's threat model around `images`."""
 
 
-def _inside_box(shown: Tensor, images: Tensor) -> Tensor:
-    flat = shown.reshape(len(shown), -1)
-    return ((flat >= 0) & (flat <= 1)).all(dim=1)
-
-
-def _nobody(images: Tensor) -> Tensor:
-    return torch.zeros(len(images), dtype=torch.bool)
-
-
 @dataclass(frozen=True)
 class Clean:
     """The images as they are."""
@@ -123,11 +109,11 @@ class Clean:
 
     def show(self, images: Tensor, labels: Tensor, keys: Tensor, model: nn.Module | None) -> Shown:
         """See `Condition.show`."""
-        return Shown(images, _nobody(images))
+        return Shown(images, nobody(images))
 
     def contains(self, shown: Tensor, images: Tensor) -> Tensor:
         """See `Condition.contains`."""
-        return _inside_box(shown, images)
+        return inside_box(shown)
 
 
 @dataclass(frozen=True)
@@ -165,11 +151,11 @@ class CorruptionCondition:
 
     def show(self, images: Tensor, labels: Tensor, keys: Tensor, model: nn.Module | None) -> Shown:
         """See `Condition.show`."""
-        return Shown(corrupt(images, self.name, self.severity, keys), _nobody(images))
+        return Shown(corrupt(images, self.name, self.severity, keys), nobody(images))
 
     def contains(self, shown: Tensor, images: Tensor) -> Tensor:
         """See `Condition.contains`."""
-        return _inside_box(shown, images)
+        return inside_box(shown)
 
 
 @dataclass(frozen=True)
@@ -227,13 +213,17 @@ def _unknown(key: object) -> Exception:
         "faults-bfa-8",
         "faults-random-16",
         *(f"{c}-{s}" for c in corruptions for s in SEVERITIES),
+        *(f"platform-{name}-{s}" for name in PLATFORMS for s in SEVERITIES),
+        REFERENCE_KEY,
     ]
     near = difflib.get_close_matches(str(key), examples, n=1)
     allowed = (
         f"clean, an attack ({', '.join(sorted(ATTACKS))}) such as pgd20-linf-8of255, "
         "transfer- before an attack, made on the other models of the run, "
         "faults such as faults-bfa-8 or faults-random-16, "
-        f"or a corruption and its severity 1-5 ({', '.join(corruptions)}) such as {corruptions[0]}-3"
+        f"a corruption and its severity 1-5 ({', '.join(corruptions)}) such as {corruptions[0]}-3, "
+        f"a platform and its severity ({', '.join(PLATFORMS)}) such as platform-{next(iter(PLATFORMS))}-3, "
+        f"or a pipeline such as {REFERENCE_KEY}"
     )
     return invalid("condition", key, allowed + (f" (did you mean {near[0]}?)" if near else ""))
 
@@ -257,6 +247,9 @@ def parse_condition(key: str) -> Condition:
         from robustlab.evaluate.transferred import parse_transfer  # which imports this module
 
         return parse_transfer(key)
+    systematic = parse_systematic(key)
+    if systematic is not None:
+        return systematic
     corruptions = _corruption_names()
     name, _, severity = key.rpartition("-")
     if name in corruptions and re.fullmatch(r"[0-9]+", severity):

@@ -16,7 +16,8 @@ from robustlab.core import ArgumentError
 from robustlab.core.errors import invalid
 from robustlab.deploy import unoptimized
 from robustlab.evaluate.binding import Setting
-from robustlab.evaluate.conditions import Clean, Condition, Shown
+from robustlab.evaluate.conditions import Clean, Condition
+from robustlab.evaluate.shown import Shown
 
 SEARCH_IMAGES = 64
 """A search knows so many images, the first of the data set."""

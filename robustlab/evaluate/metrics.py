@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict
 
+import numpy as np
+
+from robustlab.evaluate.comparison import Comparison, join_comparisons
 from robustlab.evaluate.outcomes import Outcomes
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
@@ -17,6 +20,10 @@ class CellRow(TypedDict):
     Accuracies are fractions in [0, 1] with a 95 % Wilson interval; `seconds` is the time the cell took, images that
     are shared between models not counted. `not_attacked` counts samples an attack could not work on; `linf_max` and
     `l2_mean` are norms of the perturbation in image units.
+
+    Where the suite has a reference, `flip_rate` is the share of samples whose prediction is another one than under it
+    (with a 95 % Wilson interval), and `kl` the mean divergence KL(reference || condition) of the softmax of the logits,
+    in nats, with a 95 % interval of the normal approximation; None without a reference.
     """
 
     model: str
@@ -34,6 +41,14 @@ class CellRow(TypedDict):
     not_attacked: int
     linf_max: float
     l2_mean: float
+    reference: str | None
+    flips: int | None
+    flip_rate: float | None
+    flip_low: float | None
+    flip_high: float | None
+    kl: float | None
+    kl_low: float | None
+    kl_high: float | None
 
 
 def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
@@ -54,6 +69,49 @@ def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
     return low, high
 
 
+class _Compared(TypedDict):
+    """The fields of a `CellRow` that a reference gives."""
+
+    reference: str | None
+    flips: int | None
+    flip_rate: float | None
+    flip_low: float | None
+    flip_high: float | None
+    kl: float | None
+    kl_low: float | None
+    kl_high: float | None
+
+
+def _compared(reference: str | None, comparisons: list[Comparison]) -> _Compared:
+    if reference is None or not comparisons:
+        return _Compared(
+            reference=None,
+            flips=None,
+            flip_rate=None,
+            flip_low=None,
+            flip_high=None,
+            kl=None,
+            kl_low=None,
+            kl_high=None,
+        )
+    whole = join_comparisons(comparisons)
+    flips, count = int(whole.flipped.sum()), len(whole.flipped)
+    low, high = wilson(flips, count)
+    finite = whole.divergence[np.isfinite(whole.divergence)].astype(np.float64)
+    kl = float(finite.mean()) if len(finite) else None
+    half = Z95 * float(finite.std(ddof=1)) / math.sqrt(len(finite)) if len(finite) > 1 else None
+    return _Compared(
+        reference=reference,
+        flips=flips,
+        flip_rate=flips / count if count else 0.0,
+        flip_low=low,
+        flip_high=high,
+        kl=kl,
+        kl_low=None if kl is None or half is None else max(0.0, kl - half),
+        kl_high=None if kl is None or half is None else kl + half,
+    )
+
+
 @dataclass
 class Tally:
     """The running sum of one (model, condition) over its shards."""
@@ -68,9 +126,13 @@ class Tally:
     seconds: float = 0.0
     linf_max: float = 0.0
     l2_sum: float = 0.0
+    reference: str | None = None
+    comparisons: list[Comparison] = field(default_factory=list)
 
-    def add(self, outcomes: Outcomes, seconds: float) -> None:
-        """Add one shard."""
+    def add(self, outcomes: Outcomes, seconds: float, comparison: Comparison | None = None) -> None:
+        """Add one shard, and how it compares with the reference."""
+        if comparison is not None:
+            self.comparisons.append(comparison)
         self.n += len(outcomes)
         self.correct += int(outcomes.correct.sum())
         self.not_attacked += int((~outcomes.attacked).sum()) if self.adversarial else 0
@@ -98,4 +160,5 @@ class Tally:
             not_attacked=self.not_attacked,
             linf_max=self.linf_max,
             l2_mean=self.l2_sum / self.n if self.n else 0.0,
+            **_compared(self.reference, self.comparisons),
         )

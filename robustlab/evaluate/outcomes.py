@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from robustlab.core import L2, Ball, Linf, map_tiles
 from robustlab.core.tiles import DEFAULT_TILE
-from robustlab.evaluate.conditions import Condition, Shown
+from robustlab.evaluate.conditions import Condition
+from robustlab.evaluate.shown import Shown
 
 Array = NDArray[Any]
 NO_PREDICTION = -1
@@ -49,10 +50,15 @@ def join(parts: Sequence[Outcomes]) -> Outcomes:
     return Outcomes(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Outcomes)})
 
 
-def _answers(model: nn.Module, images: Tensor) -> tuple[Array, Array]:
-    """Prediction int32 (N,) and confidence float32 (N,). Ties go to the first class; softmax in double precision."""
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits float64 (N, K), on the CPU."""
     with torch.no_grad():
-        logits = model(images).double().cpu()
+        logits: Tensor = model(images)
+    return logits.double().cpu()
+
+
+def _answers(logits: Tensor) -> tuple[Array, Array]:
+    """Prediction int32 (N,) and confidence float32 (N,). Ties go to the first class; softmax in double precision."""
     finite = torch.isfinite(logits).all(dim=1)
     probability = logits.masked_fill(~finite[:, None], 0.0).softmax(dim=1).amax(dim=1)
     prediction = np.where(finite.numpy(), logits.numpy().argmax(axis=1), NO_PREDICTION).astype(np.int32)
@@ -68,22 +74,23 @@ def _norms(ball: Ball, shown: Tensor, images: Tensor) -> Array:
 
 def score(
     condition: Condition, model: nn.Module, shown: Shown, images: Tensor, labels: Tensor, ids: Sequence[int]
-) -> Outcomes:
-    """Ask `model` (in tiles) about what it is shown, and compare with the labels.
+) -> tuple[Outcomes, Tensor]:
+    """Ask `model` (in tiles) about what it is shown, and compare with the labels; with the logits float64 (N, K).
 
     Where the condition is adversarial, a sample that could not be attacked, or whose attacked logits are not finite,
     is no success: it counts as correct exactly if it is correct without attack.
     """
-    prediction, confidence = _answers(model, shown.images)
+    logits = logits_of(model, shown.images)
+    prediction, confidence = _answers(logits)
     truth = labels.cpu().numpy()
     correct = prediction == truth
     attacked = shown.attacked.cpu().numpy().astype(bool)
     if condition.adversarial:
         attacked = attacked & (prediction != NO_PREDICTION)
         if not attacked.all():
-            clean, _ = _answers(model, images)
+            clean, _ = _answers(logits_of(model, images))
             correct = np.where(attacked, correct, clean == truth)
-    return Outcomes(
+    outcomes = Outcomes(
         ids=np.asarray(ids, dtype=np.int64),
         prediction=prediction,
         correct=correct,
@@ -92,3 +99,4 @@ def score(
         l2=_norms(L2(1.0), shown.images, images),
         attacked=attacked,
     )
+    return outcomes, logits

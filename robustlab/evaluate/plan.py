@@ -6,7 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from robustlab.evaluate.conditions import Condition
 from robustlab.evaluate.data import open_data
 from robustlab.evaluate.environment import torch_minor
 from robustlab.evaluate.probe import check_answers, check_parameters, has_gradient
+from robustlab.evaluate.sampling import Restricted
 from robustlab.evaluate.store import SCHEMA, digest
-from robustlab.evaluate.suites import Suite, load_suite
+from robustlab.evaluate.suites import CUSTOM, Suite, load_suite
 from robustlab.evaluate.transferred import TransferCondition
 from robustlab.kernels import backend
 
@@ -69,7 +70,10 @@ class Shard:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is evaluated, how. `count` images from the start of `data`, in shards of `SHARD`."""
+    """What is evaluated, how. `count` images from the start of `data`, in shards of `SHARD`.
+
+    `left_out` has the conditions of the suite that cannot be had here, and why.
+    """
 
     subjects: tuple[Subject, ...]
     data: Dataset
@@ -81,6 +85,7 @@ class Plan:
     seed: int
     device: str
     out: Path
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -252,6 +257,24 @@ def _first(data: Dataset, device: str, count: int) -> tuple[Tensor, Tensor]:
     return images.to(device), labels.to(device)
 
 
+def _available(suite: Suite, data: Dataset) -> tuple[Suite, dict[str, str]]:
+    """The suite without the conditions that cannot be had here, and why they cannot.
+
+    Nothing is left out of a list that was given by hand: there, and where the reference or all of a suite would be
+    missing, `ArgumentError` says why.
+    """
+    reasons = {c.key: c.unavailable(data) for c in suite.conditions if isinstance(c, Restricted)}
+    left_out = {key: reason for key, reason in reasons.items() if reason is not None}
+    if not left_out:
+        return suite, {}
+    kept = tuple(condition for condition in suite.conditions if condition.key not in left_out)
+    first = next(iter(left_out))
+    if suite.name == CUSTOM or not kept or suite.reference in left_out:
+        key = suite.reference if suite.reference in left_out else first
+        raise invalid("condition", key, f"what can be had here: {left_out[str(key)]}")
+    return replace(suite, conditions=kept), left_out
+
+
 def make_plan(
     models: Models,
     data: Dataset | str,
@@ -278,12 +301,13 @@ def make_plan(
     if not len(dataset):
         raise DataError(f"data set {dataset.name} is empty; allowed: at least one image")
     count = count_images(limit, len(dataset))
+    chosen, left_out = _available(chosen, dataset)
     images, _ = read_batch(dataset, range(min(tile, count)))
     gradients = any(_differentiates(condition) for condition in chosen.conditions)
     if gradients and len(dataset.class_names) < 2:
         raise invalid("data", dataset.name, "a data set of at least 2 classes, since the suite has gradient attacks")
     subjects = tuple(_subject(named, images, dataset, tile, device, gradients=gradients) for named in loaded)
-    plan = Plan(subjects, dataset, chosen, limit, count, batch_size, tile, seed, device, folder)
+    plan = Plan(subjects, dataset, chosen, limit, count, batch_size, tile, seed, device, folder, left_out)
     for condition in plan.conditions:
         for subject in subjects:
             plan.bound(subject, condition)  # what does not fit is refused here

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from robustlab.core.errors import invalid
 from robustlab.evaluate.efficiency import EfficiencyRow
 from robustlab.evaluate.metrics import CellRow
 from robustlab.evaluate.parity import ParityRow
+from robustlab.evaluate.spread import SpreadRow
 from robustlab.evaluate.store import FILE_NAME, Store
 
 SCHEMA = 1
@@ -65,7 +66,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Results:
-    """What an evaluation found. `run`, `cells`, `efficiency` and `parity` are as in ``results.json``."""
+    """What an evaluation found. `run`, `cells`, `efficiency`, `parity` and `spread` are as in ``results.json``."""
 
     run: Mapping[str, Any]
     cells: list[CellRow]
@@ -73,6 +74,7 @@ class Results:
     parity: list[ParityRow]
     examples: list[Example]
     class_names: tuple[str, ...]
+    spread: list[SpreadRow] = field(default_factory=list)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -101,6 +103,7 @@ class Results:
             "cells": self.cells,
             "efficiency": self.efficiency,
             "parity": self.parity,
+            "spread": self.spread,
             "class_names": list(self.class_names),
             "examples": [
                 {
@@ -148,6 +151,7 @@ class Results:
         rows = {(row["model"], row["condition"]): row for row in self.cells}
         for condition in self.conditions:
             table.add_row(condition, *(_accuracy(rows.get((model, condition))) for model in self.models))
+        self._add_spread(table)
         costs = {row["model"]: row for row in self.efficiency}
         parity = {row["model"]: row for row in self.parity}
         if costs or parity:
@@ -159,6 +163,21 @@ class Results:
             different = (f"{parity[m]['different']}/{parity[m]['logits']}" if m in parity else "-" for m in self.models)
             table.add_row("logits that differ", *different)
         return table
+
+    def _add_spread(self, table: Table) -> None:
+        """Mean, deviation and worst case over what is compared with the reference."""
+        if not self.spread:
+            return
+        table.caption = (
+            f"accuracy, then flipped predictions and KL divergence of the logits against {self.spread[0]['reference']}"
+        )
+        groups = {(row["model"], row["group"]): row for row in self.spread}
+        table.add_section()
+        for group in dict.fromkeys(row["group"] for row in self.spread):
+            found = [groups.get((model, group)) for model in self.models]
+            count = next(row["conditions"] for row in found if row is not None)
+            table.add_row(f"{group}: mean, std of {count}", *(_mean(row) for row in found))
+            table.add_row(f"{group}: worst, always right", *(_worst(row) for row in found))
 
     def report(self, path: str | Path) -> None:
         """Write one self-contained HTML file."""
@@ -191,6 +210,7 @@ class Results:
                     parity=document["parity"],
                     examples=_load_examples(document["examples"], store),
                     class_names=tuple(document["class_names"]),
+                    spread=document.get("spread", []),
                 )
         except (KeyError, TypeError) as error:
             raise StoreError(f"results {file} are malformed: {error}") from error
@@ -207,7 +227,19 @@ def _accuracy(row: CellRow | None) -> str:
         return "-"
     half = 50 * (row["ci_high"] - row["ci_low"])
     mark = "" if row["status"] == "done" else " *"
-    return f"{100 * row['accuracy']:.1f} ±{half:.1f}{mark}"
+    text = f"{100 * row['accuracy']:.1f} ±{half:.1f}{mark}"
+    if row.get("flip_rate") is None or row["reference"] == row["condition"]:
+        return text
+    divergence = "-" if row["kl"] is None else f"{row['kl']:.3f}"
+    return f"{text}  {100 * (row['flip_rate'] or 0):.1f}  {divergence}"
+
+
+def _mean(row: SpreadRow | None) -> str:
+    return "-" if row is None else f"{100 * row['mean']:.1f} {100 * row['std']:.2f}"
+
+
+def _worst(row: SpreadRow | None) -> str:
+    return "-" if row is None else f"{100 * row['worst']:.1f} {100 * row['always']:.1f}"
 
 
 def _write_atomically(path: Path, text: str) -> None:

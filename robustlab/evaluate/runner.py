@@ -20,12 +20,17 @@ from robustlab.core import Progress, RobustlabError, Tiled, frozen, map_tiles
 from robustlab.core.keys import sample_keys
 from robustlab.core.tiles import tiles
 from robustlab.evaluate.binding import judged
-from robustlab.evaluate.conditions import Condition, Shown
+from robustlab.evaluate.comparison import Comparison, join_comparisons
+from robustlab.evaluate.conditions import Condition
 from robustlab.evaluate.listener import Listener
 from robustlab.evaluate.memory import return_freed_memory
 from robustlab.evaluate.metrics import CellRow, Tally
 from robustlab.evaluate.outcomes import Outcomes, join, score
 from robustlab.evaluate.plan import Plan, Shard, Subject, read_batch
+from robustlab.evaluate.reference import Reference
+from robustlab.evaluate.sampling import show_to_all
+from robustlab.evaluate.shown import Shown
+from robustlab.evaluate.spread import Spread, SpreadRow
 from robustlab.evaluate.store import Cell, Store, StoredExample
 
 EXAMPLES = 8  # of every condition, the first samples are kept as pictures
@@ -36,6 +41,7 @@ class GridResult:
     """What the grid came to. `predictions` of the example samples are by (model, condition)."""
 
     cells: list[CellRow] = field(default_factory=list)
+    spread: list[SpreadRow] = field(default_factory=list)
     predictions: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     from_store: int = 0
     computed: int = 0
@@ -50,6 +56,7 @@ class _Unfinished:
     key: str
     condition: Condition  # as it is for this model
     parts: list[Outcomes] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
     examples: list[StoredExample] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -95,14 +102,21 @@ class _Grid:
         self._clean = _CleanImages(plan)
         self._tiled = {s.name: Tiled(s.model, plan.tile).eval() for s in plan.subjects}
         self._bound: dict[str, Condition] = {}  # of the condition that is being run
+        self._reference = Reference(plan, store, self._tiled, self._clean.get)
+        self._spread = Spread()
         self.result = GridResult()
 
     def run(self) -> None:
         plan = self._plan
         for condition in plan.conditions:
+            reference = plan.suite.reference if self._reference.compares(condition) else None
             tallies = {
                 s.name: Tally(
-                    s.name, condition.key, s.gradient if condition.needs_gradient else "none", condition.adversarial
+                    s.name,
+                    condition.key,
+                    s.gradient if condition.needs_gradient else "none",
+                    condition.adversarial,
+                    reference=reference,
                 )
                 for s in plan.subjects
             }
@@ -110,17 +124,21 @@ class _Grid:
             for shard in plan.shards():
                 self._run_shard(condition, shard, tallies)
             self.result.cells.extend(tally.row() for tally in tallies.values())
+        if self._reference.condition is not None:
+            self.result.spread = self._spread.rows(self.result.cells, plan.conditions, self._reference.condition)
 
     def _run_shard(self, condition: Condition, shard: Shard, tallies: dict[str, Tally]) -> None:
         missing: list[_Unfinished] = []
         for subject in self._plan.subjects:
             key = self._plan.key(subject, condition, shard)
             found = self._store.get(key, shard.ids)
-            if found is None:
+            compares = self._reference.compares(condition)
+            comparison = self._reference.stored(condition, subject, shard) if compares and found else None
+            if found is None or (compares and comparison is None):
                 missing.append(_Unfinished(subject, self._tiled[subject.name], key, self._bound[subject.name]))
                 continue
             self.result.from_store += 1
-            self._take(tallies[subject.name], shard, *found)
+            self._take(tallies[subject.name], shard, *found, comparison)
             self._advance(len(shard), tallies[subject.name])
         for start, stop in tiles(len(shard), self._plan.in_flight) if missing else ():
             self._run_batch(condition, shard, shard.ids[start:stop], missing, tallies)
@@ -132,13 +150,18 @@ class _Grid:
     ) -> None:
         images, labels = self._clean.get(ids)
         keys = sample_keys(self._plan.seed, condition.key, ids)
-        shared = None if condition.depends_on_model else condition.show(images, labels, keys, None)
+        shared = None
+        if not condition.depends_on_model:
+            shared = show_to_all(condition, self._plan.data, ids, images, labels, keys)
         for cell in missing:
             begin = time.perf_counter()
             shown = shared or self._show(condition, cell, images, labels, keys)
             self._check(condition, cell.subject, shown, images, ids)
             with self._judged(condition, cell) as model:
-                cell.parts.append(score(condition, model, shown, images, labels, ids))
+                outcomes, logits = score(condition, model, shown, images, labels, ids)
+            cell.parts.append(outcomes)
+            if self._reference.compares(condition):
+                cell.comparisons.append(self._reference.compare(condition, cell.subject, ids, logits))
             cell.seconds += time.perf_counter() - begin
             for row, sample in enumerate(ids):
                 if sample < EXAMPLES:
@@ -181,11 +204,18 @@ class _Grid:
         shown = image_key(self._plan, cell.subject, condition, shard)
         row = Cell(cell.key, shown, cell.subject.name, condition.key, shard.index, outcomes, cell.seconds)
         self._store.put(row, cell.examples)
+        comparison = join_comparisons(cell.comparisons) if cell.comparisons else None
+        if comparison is not None:
+            self._reference.put(condition, cell.subject, shard, comparison)
         self.result.computed += 1
-        self._take(tally, shard, outcomes, cell.seconds)
+        self._take(tally, shard, outcomes, cell.seconds, comparison)
 
-    def _take(self, tally: Tally, shard: Shard, outcomes: Outcomes, seconds: float) -> None:
-        tally.add(outcomes, seconds)
+    def _take(
+        self, tally: Tally, shard: Shard, outcomes: Outcomes, seconds: float, comparison: Comparison | None
+    ) -> None:
+        tally.add(outcomes, seconds, comparison)
+        if comparison is not None:
+            self._spread.add(tally.model, tally.condition, shard.index, outcomes)
         if shard.index == 0:
             self.result.predictions[tally.model, tally.condition] = outcomes.prediction[:EXAMPLES].tolist()
         self._listener.cell(tally.row())

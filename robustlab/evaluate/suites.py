@@ -17,20 +17,37 @@ from robustlab.evaluate.conditions import KEY_PATTERN, Condition, check_conditio
 # tomllib is part of Python from 3.11 on; tomli is the same parser for 3.10.
 _toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
-FIELDS = ("name", "description", "conditions")
+CUSTOM = "custom"  # the name of a suite that was given as a list
+FIELDS = ("name", "description", "conditions", "reference")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A named list of conditions."""
+    """A named list of conditions, and the key of the one whose answers those under the others are compared with.
+
+    For a deployment mismatch the reference is the pipeline of training. Raises `ArgumentError` where it is none of the
+    conditions, or depends on the model.
+    """
 
     name: str
     description: str
     conditions: tuple[Condition, ...]
+    reference: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.reference is not None and self.reference_condition is None:
+            keys = [condition.key for condition in self.conditions if not condition.depends_on_model]
+            raise invalid(f"reference of suite {self.name}", self.reference, ", ".join(keys) or "none")
+
+    @property
+    def reference_condition(self) -> Condition | None:
+        """The condition that `reference` names."""
+        named = (c for c in self.conditions if c.key == self.reference and not c.depends_on_model)
+        return next(named, None)
 
 
 def parse_suite(text: str, source: str) -> Suite:
-    """A suite from the text of a TOML file with the fields name, description and conditions.
+    """A suite from the text of a TOML file with the fields name, description, conditions and perhaps reference.
 
     Raises `ArgumentError` that names the file, the field, its value and what is allowed.
     """
@@ -48,14 +65,16 @@ def _from_table(table: Mapping[str, object], source: str) -> Suite:
     for key in table:
         if key not in FIELDS:
             raise invalid(f"a field in suite {source}", key, ", ".join(FIELDS))
-    name, description, conditions = (table.get(key) for key in FIELDS)
+    name, description, conditions, reference = (table.get(key) for key in FIELDS)
     if not isinstance(name, str) or not KEY_PATTERN.fullmatch(name):
         raise invalid(field("name"), name, "letters, digits and . + - in lower case")
     if not isinstance(description, str) or not description.strip() or "\n" in description:
         raise invalid(field("description"), description, "one line of text")
     if not isinstance(conditions, list) or not conditions or not all(isinstance(c, str) for c in conditions):
         raise invalid(field("conditions"), conditions, "a list of at least one key such as pgd20-linf-8of255")
-    return Suite(name, description, check_conditions(conditions))
+    if reference is not None and not isinstance(reference, str):
+        raise invalid(field("reference"), reference, "the key of one of its conditions")
+    return Suite(name, description, check_conditions(conditions), reference)
 
 
 def _packaged() -> dict[str, Suite]:
@@ -78,7 +97,7 @@ def load_suite(suite: str | Path | Sequence[str | Condition] | Suite) -> Suite:
     if not isinstance(suite, (str, Path)):
         if not isinstance(suite, Sequence):
             raise invalid("suite", suite, "a suite's name, the path of a TOML file, or a list of conditions")
-        return Suite("custom", "Conditions given one by one", check_conditions(suite))
+        return Suite(CUSTOM, "Conditions given one by one", check_conditions(suite))
     if str(suite) in SUITES:
         return SUITES[str(suite)]
     path = Path(suite)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from robustlab.attacks import Attack, Transfer, parse_attack
 from robustlab.core.errors import invalid
 from robustlab.evaluate.binding import Setting, Source
-from robustlab.evaluate.conditions import Condition, Shown
+from robustlab.evaluate.conditions import Condition
+from robustlab.evaluate.shown import Shown
 
 PREFIX = "transfer-"
 
