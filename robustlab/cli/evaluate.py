@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,6 +78,21 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="The condition whose answers those under the others are compared with. (default: the suite's)",
+            show_default=False,
+        ),
+    ] = None,
+    calibrate_through: Annotated[
+        str | None,
+        typer.Option(
+            help="A pipeline of robustlab list pipelines for the images that twins are calibrated with. "
+            "(default: the data set's own)",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Attack, corrupt and time models, and write a report.
 
@@ -102,6 +118,8 @@ def evaluate(
             threads,
             compress,
             image_size,
+            reference,
+            calibrate_through,
             context.obj or (),
         )
     except KeyboardInterrupt:
@@ -123,6 +141,8 @@ def _evaluate(
     threads: int | None,
     schemes: Sequence[str] | None,
     image_size: int | None,
+    reference: str | None,
+    pipeline: str | None,
     arguments: Sequence[str],
 ) -> None:
     import torch
@@ -130,6 +150,7 @@ def _evaluate(
     from robustlab.cli.live import watch
     from robustlab.cli.twins import with_twins
     from robustlab.core.errors import check_int, invalid
+    from robustlab.datasets.systematic import parse_pipeline
     from robustlab.evaluate import evaluate as run_evaluation
     from robustlab.evaluate import load_suite
     from robustlab.evaluate.plan import check_out
@@ -143,14 +164,18 @@ def _evaluate(
     check_int("--tile", tile, 1, 65536)
     check_int("--seed", seed, 0)
     chosen = load_suite(list(conditions) if conditions else suite)
+    if reference is not None:
+        chosen = replace(chosen, reference=reference)
+    if pipeline is not None:
+        parse_pipeline(pipeline)
     check_out(out)
     _check_report_path(out)
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, 1, 1024))
     models: list[str] | dict[str, nn.Module | str] = [f"robustlab:{name}" for name in BUNDLED]
     dataset: Dataset | str = data
-    if specs or schemes or image_size is not None:
-        models, dataset = with_twins(specs, schemes, data, _say, image_size)
+    if specs or schemes or image_size is not None or pipeline is not None:
+        models, dataset = with_twins(specs, schemes, data, _say, image_size, pipeline)
     with watch() as watcher:
         results = run_evaluation(
             models,

@@ -13,6 +13,7 @@ from robustlab.core import DataError
 from robustlab.core.errors import invalid
 from robustlab.core.tiles import DEFAULT_TILE
 from robustlab.datasets import Dataset
+from robustlab.datasets.systematic import PipelineImages, parse_pipeline
 from robustlab.deploy import deploy, is_compressed, load, model_name
 from robustlab.evaluate.data import open_data
 from robustlab.evaluate.plan import read_batch
@@ -25,13 +26,19 @@ _BATCH = 128
 
 
 def calibration_batches(
-    data: str, models: Sequence[nn.Module], image_size: int | None, count: int = CALIBRATION_IMAGES
+    data: str,
+    models: Sequence[nn.Module],
+    image_size: int | None,
+    count: int = CALIBRATION_IMAGES,
+    pipeline: str | None = None,
 ) -> list[Tensor]:
-    """Up to `count` images of a data set's training split, evenly spread over it.
+    """Up to `count` images of a data set's training split, evenly spread over it; from its files through a pipeline.
 
     Raises `DataError` without one, and for images of one class alone, whose ranges would not be those of the others.
     """
     training = open_data(data, models, split="train", image_size=image_size)
+    if pipeline is not None:
+        training = PipelineImages(training, parse_pipeline(pipeline))
     count = min(count, len(training))
     chosen = [index * len(training) // count for index in range(count)]
     batches = [training.batch(chosen[start : start + _BATCH]) for start in range(0, count, _BATCH)]
@@ -65,11 +72,13 @@ def with_twins(
     data: str,
     say: Callable[[str], None],
     image_size: int | None = None,
+    pipeline: str | None = None,
 ) -> tuple[dict[str, nn.Module | str], Dataset]:
     """(models by name, each float one followed by its twins such as ``resnet-w8a8``; the data set that fits them).
 
     `schemes` None is the default: a w8a8 twin if all models are float and the data has images to calibrate with;
-    `say` is told when it has not. Raises `RobustlabError` for bad models, schemes or data.
+    `say` is told when it has not. `pipeline` is what the images to calibrate with go through. Raises `RobustlabError`
+    for bad models, schemes or data.
     """
     for scheme in schemes or ():
         if scheme != "none":
@@ -91,12 +100,14 @@ def with_twins(
     wanted = _wanted(schemes, len(floats) == len(loaded))
     if wanted and not floats:
         raise invalid("--compress", ", ".join(wanted), "none, as every --model is compressed already")
+    if pipeline is not None and not wanted:
+        raise invalid("--calibrate-through", pipeline, "nothing where no model is compressed")
     batches: list[Tensor] = []
     if wanted:
         try:
-            batches = calibration_batches(data, modules, image_size)
+            batches = calibration_batches(data, modules, image_size, pipeline=pipeline)
         except DataError as error:
-            if schemes is not None:
+            if schemes is not None or pipeline is not None:
                 raise
             say(f"no {DEFAULT_SCHEME} twin: {tested.name} has no images to calibrate with ({error})")
             wanted = []

@@ -1,8 +1,7 @@
 """A model as it is by mistake deployed: with another normalisation, padding, rounding of pooled sizes or layout.
 
 Each function copies the model, changes one thing, and names the copy after it; evaluated beside the original it shows
-what the mistake costs (SysNoise, Wang et al. 2023, calls it model noise). `ArgumentError` says where there is nothing to
-change.
+what the mistake costs (SysNoise, Wang et al. 2023). `ArgumentError` says where there is nothing to change.
 """
 
 from __future__ import annotations
