@@ -64,7 +64,7 @@ def _rows(kind: Kind) -> dict[str, str]:
     from robustlab.evaluate import SUITES
 
     return {
-        name: f"{suite.description} ({', '.join(condition.key for condition in suite.conditions)})"
+        name: f"{suite.description} ({_few([condition.key for condition in suite.conditions])})"
         for name, suite in SUITES.items()
     }
 
@@ -84,3 +84,8 @@ def _pipelines() -> dict[str, str]:
             library = getattr(part, "library", None)
             rows[f"{title:<9} {name}"] = part.description + _absent(missing([library]) if library else None)
     return rows
+
+
+def _few(keys: list[str], most: int = 12) -> str:
+    """All of a short list; of a long one the first and how many there are."""
+    return ", ".join(keys) if len(keys) <= most else f"{', '.join(keys[:4])}, ... {len(keys)} conditions"

@@ -16,6 +16,7 @@ from robustlab.evaluate.conditions import Condition
 from robustlab.evaluate.efficiency import EfficiencyRow
 from robustlab.evaluate.environment import hardware, torch_minor, versions
 from robustlab.evaluate.listener import Listener, SilentListener
+from robustlab.evaluate.natural import natural_rows
 from robustlab.evaluate.parity import ParityRow
 from robustlab.evaluate.plan import SHARD, Models, Plan, Shard, Subject, make_plan, read_batch
 from robustlab.evaluate.results import Example, Results
@@ -79,6 +80,9 @@ def evaluate(
             examples=_examples(plan, store, grid),
             class_names=tuple(plan.data.class_names),
             spread=grid.spread,
+            natural=natural_rows(
+                grid.correct, classes=len(plan.data.class_names), image_size=tuple(plan.data.image_size)
+            ),
         )
     results.write(plan.out)
     return results

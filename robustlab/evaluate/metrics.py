@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustlab.evaluate.comparison import Comparison, join_comparisons
 from robustlab.evaluate.outcomes import Outcomes
@@ -128,6 +129,7 @@ class Tally:
     l2_sum: float = 0.0
     reference: str | None = None
     comparisons: list[Comparison] = field(default_factory=list)
+    right: list[NDArray[np.bool_]] = field(default_factory=list)
 
     def add(self, outcomes: Outcomes, seconds: float, comparison: Comparison | None = None) -> None:
         """Add one shard, and how it compares with the reference."""
@@ -135,6 +137,7 @@ class Tally:
             self.comparisons.append(comparison)
         self.n += len(outcomes)
         self.correct += int(outcomes.correct.sum())
+        self.right.append(outcomes.correct)
         self.not_attacked += int((~outcomes.attacked).sum()) if self.adversarial else 0
         self.seconds += seconds
         self.linf_max = max(self.linf_max, float(outcomes.linf.max(initial=0.0)))

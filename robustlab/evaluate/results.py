@@ -21,6 +21,7 @@ from robustlab.core import StoreError
 from robustlab.core.errors import invalid
 from robustlab.evaluate.efficiency import EfficiencyRow
 from robustlab.evaluate.metrics import CellRow
+from robustlab.evaluate.natural import NaturalRow
 from robustlab.evaluate.parity import ParityRow
 from robustlab.evaluate.spread import SpreadRow
 from robustlab.evaluate.store import FILE_NAME, Store
@@ -47,6 +48,19 @@ _COSTS: tuple[tuple[str, Callable[[EfficiencyRow], str]], ...] = (
 )
 
 
+_NATURAL = (
+    ("mce_unnormalised", "mCE, un-normalised"),
+    ("relative_mce_unnormalised", "relative mCE, un-normalised"),
+    ("mce_alexnet", "mCE, AlexNet = 100"),
+    ("worst_case", "right under all corruptions"),
+)
+
+
+def _share(row: NaturalRow | None) -> str:
+    """A percentage ± half of its 95 % interval."""
+    return "-" if row is None else f"{100 * row['value']:.1f} ±{50 * (row['ci_high'] - row['ci_low']):.1f}"
+
+
 @dataclass(frozen=True)
 class Example:
     """A sample as it was shown under a condition.
@@ -66,7 +80,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Results:
-    """What an evaluation found. `run`, `cells`, `efficiency`, `parity` and `spread` are as in ``results.json``."""
+    """What an evaluation found: all but `examples` and `class_names` as in ``results.json``."""
 
     run: Mapping[str, Any]
     cells: list[CellRow]
@@ -75,6 +89,7 @@ class Results:
     examples: list[Example]
     class_names: tuple[str, ...]
     spread: list[SpreadRow] = field(default_factory=list)
+    natural: list[NaturalRow] = field(default_factory=list)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -104,6 +119,7 @@ class Results:
             "efficiency": self.efficiency,
             "parity": self.parity,
             "spread": self.spread,
+            "natural": self.natural,
             "class_names": list(self.class_names),
             "examples": [
                 {
@@ -152,6 +168,7 @@ class Results:
         for condition in self.conditions:
             table.add_row(condition, *(_accuracy(rows.get((model, condition))) for model in self.models))
         self._add_spread(table)
+        self._add_natural(table)
         costs = {row["model"]: row for row in self.efficiency}
         parity = {row["model"]: row for row in self.parity}
         if costs or parity:
@@ -178,6 +195,15 @@ class Results:
             count = next(row["conditions"] for row in found if row is not None)
             table.add_row(f"{group}: mean, std of {count}", *(_mean(row) for row in found))
             table.add_row(f"{group}: worst, always right", *(_worst(row) for row in found))
+
+    def _add_natural(self, table: Table) -> None:
+        """A line for every mean over corruptions, in percent."""
+        found = {(row["model"], row["metric"]): row for row in self.natural}
+        shown = [(metric, label) for metric, label in _NATURAL if any(m == metric for _, m in found)]
+        if shown:
+            table.add_section()
+        for metric, label in shown:
+            table.add_row(label, *(_share(found.get((model, metric))) for model in self.models))
 
     def report(self, path: str | Path) -> None:
         """Write one self-contained HTML file."""
@@ -211,6 +237,7 @@ class Results:
                     examples=_load_examples(document["examples"], store),
                     class_names=tuple(document["class_names"]),
                     spread=document.get("spread", []),
+                    natural=document.get("natural", []),
                 )
         except (KeyError, TypeError) as error:
             raise StoreError(f"results {file} are malformed: {error}") from error

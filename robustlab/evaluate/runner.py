@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -38,10 +39,11 @@ EXAMPLES = 8  # of every condition, the first samples are kept as pictures
 
 @dataclass
 class GridResult:
-    """What the grid came to. `predictions` of the example samples are by (model, condition)."""
+    """What the grid came to. `predictions` of the example samples, and `correct` bool (n,), by (model, condition)."""
 
     cells: list[CellRow] = field(default_factory=list)
     spread: list[SpreadRow] = field(default_factory=list)
+    correct: dict[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict)
     predictions: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     from_store: int = 0
     computed: int = 0
@@ -124,6 +126,9 @@ class _Grid:
             for shard in plan.shards():
                 self._run_shard(condition, shard, tallies)
             self.result.cells.extend(tally.row() for tally in tallies.values())
+            for tally in tallies.values():
+                if tally.right:
+                    self.result.correct[tally.model, tally.condition] = np.concatenate(tally.right)
         if self._reference.condition is not None:
             self.result.spread = self._spread.rows(self.result.cells, plan.conditions, self._reference.condition)
 

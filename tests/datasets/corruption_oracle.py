@@ -254,29 +254,25 @@ def contrast(image, c):
 
 
 def to_hsv(rgb):
-    """One colour after the other: the standard library's formulas are those of scikit-image."""
-    out = np.empty_like(rgb)
-    for index in np.ndindex(rgb.shape[:2]):
-        r, g, b = rgb[index]
-        v, delta = max(r, g, b), max(r, g, b) - min(r, g, b)
-        h = 0.0
-        if delta > 0:
-            h = (g - b) / delta if r == v else h
-            h = 2.0 + (b - r) / delta if g == v else h
-            h = 4.0 + (r - g) / delta if b == v else h
-        out[index] = (h / 6.0) % 1.0, delta / v if v > 0 else 0.0, v
-    return out
+    r, g, b = np.moveaxis(rgb, 2, 0)
+    v = rgb.max(axis=2)
+    delta = v - rgb.min(axis=2)
+    h = np.zeros_like(v)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for largest, shift, first, second in ((r, 0.0, g, b), (g, 2.0, b, r), (b, 4.0, r, g)):
+            h = np.where(largest == v, shift + (first - second) / delta, h)
+        s = np.where(delta > 0, delta / v, 0.0)
+    return np.stack([np.where(delta > 0, (h / 6.0) % 1.0, 0.0), s, v], axis=2)
 
 
 def from_hsv(hsv):
-    out = np.empty_like(hsv)
-    for index in np.ndindex(hsv.shape[:2]):
-        h, s, v = hsv[index]
-        sector = math.floor(h * 6)
-        f = h * 6 - sector
-        p, q, t = v * (1 - s), v * (1 - f * s), v * (1 - (1 - f) * s)
-        out[index] = [(v, t, p), (q, v, p), (p, v, t), (p, q, v), (t, p, v), (v, p, q)][sector % 6]
-    return out
+    h, s, v = np.moveaxis(hsv, 2, 0)
+    sector = np.floor(h * 6)
+    f = h * 6 - sector
+    p, q, t = v * (1 - s), v * (1 - f * s), v * (1 - (1 - f) * s)
+    choice = sector.astype(int) % 6
+    columns = ((v, q, p, p, t, v), (t, v, v, q, p, p), (p, p, t, v, v, q))
+    return np.stack([np.choose(choice, column) for column in columns], axis=2)
 
 
 def brightness(image, c):
