@@ -185,9 +185,10 @@ class Results:
         """Mean, deviation and worst case over what is compared with the reference."""
         if not self.spread:
             return
-        table.caption = (
+        compared = (
             f"accuracy, then flipped predictions and KL divergence of the logits against {self.spread[0]['reference']}"
         )
+        table.caption = f"{table.caption}\n{compared}" if table.caption else compared
         groups = {(row["model"], row["group"]): row for row in self.spread}
         table.add_section()
         for group in dict.fromkeys(row["group"] for row in self.spread):
