@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 
 from robustlab.attacks._attack import Attack
@@ -62,7 +63,7 @@ def parse_attack(slug: str) -> Attack:
         return TorchAttack.parse(slug)
     match = _SLUG.fullmatch(slug) if isinstance(slug, str) else None
     if match is None or match["name"] not in _BY_NAME:
-        raise invalid("attack", slug, "; ".join(grammar(attack) for attack in _CLASSES) + _BALL_GRAMMAR)
+        raise invalid("attack", slug, _help(slug))
     attack = _BY_NAME[match["name"]]
     allowed = grammar(attack) + _BALL_GRAMMAR
     options = read_options(attack, match["rest"])
@@ -75,6 +76,17 @@ def parse_attack(slug: str) -> Attack:
         return attack(parse_ball(match["ball"]), **options)
     except ArgumentError as error:
         raise invalid("attack", slug, f"{allowed} ({error})") from error
+
+
+def _help(slug: object) -> str:
+    """What is allowed where nothing fits: the grammar of the attack that was meant, or all names and the nearest."""
+    letters = re.match(r"[a-z]*", slug if isinstance(slug, str) else "")
+    name = letters.group() if letters else ""
+    if name in _BY_NAME:
+        return grammar(_BY_NAME[name]) + _BALL_GRAMMAR
+    near = difflib.get_close_matches(name, _BY_NAME, n=1)
+    hint = f" (did you mean {grammar(_BY_NAME[near[0]])}?)" if near else ""
+    return f"{', '.join(_BY_NAME)} with a ball, such as pgd20-linf-8of255{hint}; robustlab list attacks has the grammar"
 
 
 _BALL_GRAMMAR = f", BALL = {' or '.join(f'{name}-EPS[-uint8]' for name in BALLS)}, EPS and SIZE like 8of255 or 0.5"

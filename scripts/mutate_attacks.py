@@ -1,6 +1,6 @@
 """Break every attack in every way that fits it, and see whether the tests notice.
 
-    python scripts/mutate_attacks.py --out benchmarks/mutations.json            # all of them, about an hour
+    python scripts/mutate_attacks.py --out benchmarks/mutations.json            # all of them, under an hour
     python scripts/mutate_attacks.py --only pgd square --breaks larger-ball
 
 Each break is a run of the attacks' tests in which one class of attack misbehaves; a break that no test notices is a
@@ -11,17 +11,17 @@ Breaks: `idle` returns the images as they were; `larger-ball` and `smaller-ball`
 the ball; `uphill` turns every gradient, or the loss of a score-based attack, around; `detached` sees only zeros for
 gradients.
 
-The file is its own pytest plugin: the class and the break to install come by the environment.
+Run it outside the checkout's root, which must not be where Python looks for robustlab.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
 import math
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-VARIABLE = "ROBUSTLAB_BROKEN_ATTACK"
 TESTS = ("tests/attacks", "tests/core/test_balls.py")
 EQUIVALENT = {"fgsm:no-projection"}
 """Breaks that change nothing: one step of length eps never leaves the ball."""
@@ -134,29 +134,49 @@ def _classes() -> dict[str, Any]:
     return {attack.name: attack for attack in registry._CLASSES}
 
 
-def pytest_configure(config: object) -> None:
-    """As a pytest plugin: install the break that the environment names."""
-    wanted = os.environ.get(VARIABLE, "")
-    if wanted:
-        name, _, kind = wanted.partition(":")
-        break_attack(_classes()[name], kind)
+class FirstFailure:
+    """A pytest plugin: the first test that failed."""
+
+    test = ""
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Pytest's hook."""
+        if report.failed and not self.test:
+            self.test = report.nodeid
+
+    def pytest_collectreport(self, report: Any) -> None:
+        """Pytest's hook."""
+        self.pytest_runtest_logreport(report)
 
 
-def run_tests(broken: str, family: str = "") -> tuple[int, str, float]:
-    """Exit status of pytest, its last lines, and seconds; the tests of the attack's family come first."""
-    own = f"tests/attacks/{family}"
-    paths = [own, *TESTS] if family and (ROOT / own).is_dir() else TESTS
-    folder = str(Path(__file__).parent)
-    modules = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, VARIABLE: broken, "PYTHONPATH": modules}
-    code = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    command = [sys.executable, "-P", "-c", code, "-p", Path(__file__).stem, "-p", "no:cacheprovider", "-x", "-q"]
-    begin = time.monotonic()
-    done = subprocess.run(
-        [*command, *paths], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600, check=False
-    )
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return done.returncode, failed[0].split(" - ")[0] if failed else done.stdout[-300:], time.monotonic() - begin
+def run_tests(attack: Any, kind: str) -> tuple[int, str]:
+    """Exit status of pytest while `attack` is broken, and the first test that failed; its family's tests come first."""
+    own = f"tests/attacks/{attack.__module__.split('.')[-2]}" if attack is not None else ""
+    paths = [own, *TESTS] if own and (ROOT / own).is_dir() else TESTS
+    seen = FirstFailure()
+    original = None if attack is None else attack.__dict__.get("_attack")
+    inherited = attack is not None and original is None
+    if attack is not None:
+        break_attack(attack, kind)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            arguments = [
+                "-p",
+                "no:cacheprovider",
+                "-x",
+                "-q",
+                "--rootdir",
+                str(ROOT),
+                "-c",
+                str(ROOT / "pyproject.toml"),
+            ]
+            status = pytest.main([*arguments, *(str(ROOT / path) for path in paths)], plugins=[seen])
+    finally:
+        if inherited:
+            del attack._attack
+        elif attack is not None:
+            attack._attack = original
+    return int(status), seen.test
 
 
 def main() -> int:
@@ -168,22 +188,23 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("mutations.json"))
     options = parser.parse_args()
     known: dict[str, str] = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    status, tail, seconds = run_tests("")
-    print(f"unbroken: exit {status} after {seconds:.0f} s")
-    if status != 0:
-        print(tail)
-        return 2
+    if not known:
+        status, failed = run_tests(None, "")
+        print(f"unbroken: exit {status} {failed}", flush=True)
+        if status != 0:
+            return 2
     for name in options.only:
         for kind in breaks_of(classes[name]):
             key = f"{name}:{kind}"
             if key in known or key in EQUIVALENT or (options.breaks and kind not in options.breaks):
                 continue
-            status, noticed, seconds = run_tests(key, classes[name].__module__.split(".")[-2])
+            begin = time.monotonic()
+            status, noticed = run_tests(classes[name], kind)
             if status not in (0, 1):
-                print(f"{key}: pytest ended with {status}\n{noticed}")
+                print(f"{key}: pytest ended with {status}; {noticed}")
                 return 2
-            known[key] = noticed if status == 1 else ""
-            print(f"{key}: {noticed if status == 1 else 'NOT NOTICED'} ({seconds:.0f} s)", flush=True)
+            known[key] = noticed
+            print(f"{key}: {noticed or 'NOT NOTICED'} ({time.monotonic() - begin:.0f} s)", flush=True)
             temporary = options.out.with_suffix(".tmp")
             temporary.write_text(json.dumps(known, indent=2) + "\n")
             temporary.replace(options.out)

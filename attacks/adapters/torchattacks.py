@@ -29,7 +29,7 @@ from robustlab.attacks._goal import Goal, finite_rows
 from robustlab.attacks._victim import Victim, logits_of
 from robustlab.core import Ball, RobustlabError
 from robustlab.core.balls import BALLS, format_eps
-from robustlab.core.errors import check_choice, invalid
+from robustlab.core.errors import check_choice, check_int, check_number, invalid
 from robustlab.core.tiles import DEFAULT_TILE, tiles
 
 PREFIX = "torchattacks:"
@@ -40,6 +40,14 @@ _FREE = ("GN", "VANILA")
 _LABEL_ONLY = ("OnePixel", "Pixle")
 _NOT_OFFERED = ("LGV", "MultiAttack", "PGDRS", "PGDRSL2")
 """They train or wrap models, combine attack objects, or want an object as argument."""
+
+_COUNTS = (
+    "binary_search_steps", "eot_iter", "inf_batch", "m", "max_iterations", "n_classes", "n_queries", "n_restarts",
+    "nb_iter", "nb_sample", "N", "pixels", "popsize", "restarts", "steps",
+)  # fmt: skip
+"""Arguments that must be whole numbers from 1 on: torchattacks takes others, and does nothing."""
+_LENGTHS = ("alpha", "delta", "lr", "std", "theta")
+"""Arguments that must be above 0: torchattacks takes others, and walks the other way."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +212,11 @@ def _ball(name: str, arguments: Mapping[str, object]) -> Ball:
         check_choice(f"argument of torchattacks.{name}", key, known)
         if not isinstance(value, (bool, int, float, str)) or (isinstance(value, float) and not math.isfinite(value)):
             raise invalid(f"{key} of torchattacks.{name}", value, "a finite number, a string, True or False")
+
+        if key in _COUNTS:
+            check_int(f"{key} of torchattacks.{name}", value, 1)
+        elif key in _LENGTHS:
+            check_number(f"{key} of torchattacks.{name}", value, 0.0, open_low=True)
 
     def argument(key: str) -> object:
         return arguments[key] if key in arguments else signature[key].default

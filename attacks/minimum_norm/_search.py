@@ -64,7 +64,8 @@ class Search:
     def __init__(self, ball: Ball, victim: Victim, origin: Tensor, goal: Goal, keys: Tensor) -> None:
         """`origin` (N, C, H, W): the batch, whose samples with finite logits and an open goal look."""
         self.ball, self.victim = ball, victim
-        self.rows, self.clean, self._attacked = look(victim, origin, goal)
+        self.rows, clean, self._attacked = look(victim, origin, goal)
+        self.clean = clean.to(origin.dtype)
         self.origin, self.goal, self.keys = origin[self.rows], goal.at(self.rows), keys[self.rows.to(keys.device)]
         self.distance = torch.full((len(origin),), math.inf, dtype=torch.float64, device=origin.device)
         self.shown = _without_radius(ball).shown
@@ -165,7 +166,7 @@ def walk(search: Search, steps: int, loss: Loss, advance: Advance, *state: Tenso
     def tile(step: int, origin: Tensor, keys: Tensor, goal: Goal, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         shown = search.shown(x, origin)
         logits, gradient = search.victim.differentiate_tile(shown, goal, loss)
-        seen = Seen(x, shown, origin, keys, goal, logits, gradient, goal.reached(logits))
+        seen = Seen(x, shown, origin, keys, goal, logits.to(x.dtype), gradient, goal.reached(logits))
         return shown, logits, gradient, *advance(step, seen, *state)
 
     for step in range(steps):

@@ -87,7 +87,7 @@ class DeepFool(MinimumNorm):
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             logits = logits_of(search.victim.network, leaf)
-            gaps = logits.gather(1, classes) - logits.gather(1, goal.labels[:, None])
+            gaps = (logits.gather(1, classes) - logits.gather(1, goal.labels[:, None])).to(x.dtype)
         gap, normal, nearest = gaps.detach()[:, 0], torch.zeros_like(x), torch.full_like(gaps.detach()[:, 0], torch.inf)
         for k, value in enumerate(gaps.detach().unbind(1)):
             gradient = self._gradient(search, gaps[:, k], leaf, last=k + 1 == gaps.shape[1])

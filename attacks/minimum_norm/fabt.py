@@ -84,7 +84,8 @@ class FABT(MinimumNorm):
         def tile(origin: Tensor, _keys: Tensor, goal: Goal, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             x = search.shown(x, origin)
             logits, gradient = victim.differentiate_tile(x, Goal(goal.labels, targets), _gap)
-            return self._step(x, origin, _gap(logits, Goal(goal.labels, targets)), gradient), gradient
+            gap = _gap(logits, Goal(goal.labels, targets)).to(x.dtype)
+            return self._step(x, origin, gap, gradient), gradient
 
         def back(origin: Tensor, _keys: Tensor, _goal: Goal, x: Tensor) -> tuple[Tensor]:
             return (origin + (x - origin) * self.beta,)

@@ -103,7 +103,9 @@ def transfer_rows(
             if target == source:
                 result = attack.run(judged, images, labels, keys=keys)
                 shown, attacked = result.images, result.attacked
-            right = _right(judged, shown, labels) & clean[target]
+            answers, finite = _answers(judged, shown)
+            attacked = attacked.cpu() & finite.cpu()  # No answer is not a wrong one.
+            right = ((answers == labels) | ~finite) & clean[target]
             row.append(
                 TransferCell(
                     source, target, len(images), int(right.sum()), int(clean[target].sum()), int((~attacked).sum())
@@ -112,8 +114,14 @@ def transfer_rows(
         yield row
 
 
-def _right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """bool (N,): answered right with finite logits."""
+def _answers(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The predicted classes, int64 (N,), and bool (N,): the logits are finite."""
     with torch.no_grad(), frozen(model):
         logits = logits_of(model, images)
-    return (logits.argmax(1) == labels) & finite_rows(logits)
+    return logits.argmax(1), finite_rows(logits)
+
+
+def _right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """bool (N,): answered right with finite logits."""
+    answers, finite = _answers(model, images)
+    return (answers == labels) & finite

@@ -107,10 +107,11 @@ def _attack(
 
     from robustlab.attacks import parse_attack
     from robustlab.cli.live import watch
+    from robustlab.cli.targets import check_folder
     from robustlab.core.errors import check_int, invalid
     from robustlab.deploy import load
     from robustlab.evaluate.conditions import AttackCondition
-    from robustlab.evaluate.crafting import craft, summary, write_rows
+    from robustlab.evaluate.crafting import choose_targets, craft, summary, write_rows
     from robustlab.evaluate.data import open_data
     from robustlab.evaluate.environment import versions
     from robustlab.evaluate.plan import make_plan
@@ -131,6 +132,9 @@ def _attack(
             ", ".join(c.key for c in conditions if c.needs_gradient),
             f"an attack without gradients such as square5000-linf-8of255: {subject.name} does not differentiate",
         )
+    nobody = torch.zeros(1, dtype=torch.int64)
+    choose_targets(target, nobody, dataset.class_names, nobody)
+    check_folder("--out", out)
     kept: dict[str, _Kept] = {condition.key: _Kept() for condition in conditions}
     with watch() as watcher:
         for condition, part in craft(plan, target, watcher):

@@ -23,7 +23,7 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 def _flat_norm(x: Tensor) -> Tensor:
     """L2 norm per sample (N,), accumulated in float64 so that the ball's edge is exact to float32."""
-    norm: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1).double(), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1).double(), dim=1)
     return norm
 
 
@@ -101,7 +101,7 @@ class Ball(ABC):
 
     def contains(self, x: Tensor, origin: Tensor) -> Tensor:
         """bool (N,): in the ball up to eps * (1 + 1e-5) + 1e-6, and in [0, 1]. NaN is outside."""
-        flat = x.reshape(len(x), -1)
+        flat = x.flatten(1)
         in_box = ((flat >= 0) & (flat <= 1)).all(dim=1)
         return in_box & (self.distance(x, origin) <= self.eps * (1 + 1e-5) + 1e-6)
 
@@ -128,7 +128,7 @@ class Linf(Ball):
 
     def distance(self, x: Tensor, origin: Tensor) -> Tensor:
         """See `Ball.distance`."""
-        difference = (x.double() - origin.double()).abs().reshape(len(x), -1)
+        difference = (x.double() - origin.double()).abs().flatten(1)
         return difference.amax(dim=1) if difference.shape[1] else difference.new_zeros(len(x))
 
     def ascent(self, gradient: Tensor, x: Tensor | None = None) -> Tensor:
@@ -192,7 +192,7 @@ class L1(Ball):
         if self.eps == 0:  # No threshold below the largest value leaves exactly nothing.
             return origin.clone()
         centre = origin.flatten(1).double()
-        wanted = torch.where(torch.isnan(x), origin, x).reshape(len(x), -1).double().clamp(-1e6, 1e6) - centre
+        wanted = torch.where(torch.isnan(x), origin, x).flatten(1).double().clamp(-1e6, 1e6) - centre
         length = wanted.abs()
         room = torch.where(wanted > 0, 1 - centre, centre)
         step = torch.minimum(length, room)
@@ -211,13 +211,13 @@ class L1(Ball):
         drawn = _keys.uniform(keys, origin.shape[1:], -1.0, 1.0, origin.device).double()
         last = -torch.log1p(-_keys.uniform(_keys.derive(keys, "radius"), ()).double()).to(origin.device)
         exponential = -torch.log1p(-drawn.abs().clamp(max=1 - 2**-24))
-        total = exponential.reshape(len(origin), -1).sum(dim=1) + last
+        total = exponential.flatten(1).sum(dim=1) + last
         share = exponential * drawn.sign() / _per_sample(total.clamp(min=1e-300), origin)
         return self.project(origin + (min(self.eps, 1e6) * share).to(origin.dtype), origin)
 
     def distance(self, x: Tensor, origin: Tensor) -> Tensor:
         """See `Ball.distance`."""
-        return (x.double() - origin.double()).abs().reshape(len(x), -1).sum(dim=1)
+        return (x.double() - origin.double()).abs().flatten(1).sum(dim=1)
 
     def ascent(self, gradient: Tensor, x: Tensor | None = None) -> Tensor:
         """A step of l1-norm 1, equal parts on the 1 % of the values with the largest gradient; 0 where it is 0.
@@ -258,7 +258,7 @@ def _threshold(length: Tensor, room: Tensor, eps: float) -> Tensor:
 
 def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:
     """The signs of the `count` (N,) largest values of each sample, over their number: l1-norm 1, or 0 for all zeros."""
-    flat = gradient.reshape(len(gradient), -1)
+    flat = gradient.flatten(1)
     if not flat.numel():
         return gradient.clone()
     most = min(int(count.max()), flat.shape[1])
@@ -312,13 +312,13 @@ class L0(Ball):
 
     def ascent(self, gradient: Tensor, x: Tensor | None = None) -> Tensor:
         """See `Ball.ascent`: one value, where the gradient is largest, moves by 1."""
-        flat = gradient.reshape(len(gradient), -1)
+        flat = gradient.flatten(1)
         place = flat.abs().argmax(dim=1, keepdim=True)
         return torch.zeros_like(flat).scatter(1, place, flat.gather(1, place).sign()).reshape(gradient.shape)
 
     def contains(self, x: Tensor, origin: Tensor) -> Tensor:
         """bool (N,): at most eps values differ, and all are in [0, 1]. NaN is outside."""
-        flat = x.reshape(len(x), -1)
+        flat = x.flatten(1)
         return ((flat >= 0) & (flat <= 1)).all(dim=1) & (self.distance(x, origin) <= self.eps)
 
 

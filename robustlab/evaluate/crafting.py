@@ -108,6 +108,7 @@ def craft(plan: Plan, target: str, progress: Progress) -> Iterator[tuple[AttackC
             for condition in plan.conditions:
                 if not isinstance(condition, AttackCondition):
                     raise invalid("attack", condition.key, "an attack such as pgd20-linf-8of255")
+                _forget(plan.out / condition.key, -(-plan.count // PART))
                 for index, (start, stop) in enumerate(tiles(plan.count, PART)):
                     shard = Shard(index, start, stop)
                     path = plan.out / condition.key / f"part-{index:05}.safetensors"
@@ -120,6 +121,14 @@ def craft(plan: Plan, target: str, progress: Progress) -> Iterator[tuple[AttackC
                     yield condition, part
     finally:
         progress.finish()
+
+
+def _forget(folder: Path, parts: int) -> None:
+    """Remove what a run with other settings left: parts beyond the last one, and pictures, which are remade."""
+    wanted = {f"part-{index:05}.safetensors" for index in range(parts)}
+    for path in (*folder.glob("part-*.safetensors"), *folder.glob("png/*.png")):
+        if path.name not in wanted:
+            path.unlink()
 
 
 def _make(plan: Plan, model: Tiled, condition: AttackCondition, target: str, ids: range) -> Part:
@@ -190,7 +199,8 @@ def summary(model: str, condition: AttackCondition, target: str, parts: Sequence
         return torch.cat([getattr(part, name) for part in parts])
 
     success, clean, labels = joined("success"), joined("clean"), joined("labels")
-    attacked, queries = joined("attacked"), joined("queries")
+    queries = joined("queries")
+    attacked = joined("attacked") & (joined("prediction") != NO_ANSWER)  # No answer is not a wrong one.
     right = clean == labels
     robust = int((torch.where(attacked, joined("prediction"), clean) == labels).sum())
     low, high = wilson(robust, len(labels))

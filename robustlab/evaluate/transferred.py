@@ -66,8 +66,10 @@ class TransferCondition:
             shown[rows] = result.images
             attacked[rows] |= result.attacked.cpu()
             with torch.no_grad():
-                right = model(result.images).argmax(1) == labels[rows]
-            rows = rows[right.cpu()]
+                logits = model(result.images)
+            # Without an answer nothing is shown: the next source gets its turn.
+            left = (logits.argmax(1) == labels[rows]) | ~torch.isfinite(logits).all(dim=1)
+            rows = rows[left.cpu()]
             if not len(rows):
                 break
         return Shown(shown, attacked.to(images.device))

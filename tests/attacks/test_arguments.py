@@ -63,10 +63,15 @@ def test_slugs() -> None:
 ])  # fmt: skip
 def test_bad_slugs_state_the_grammar(slug: object) -> None:
     with pytest.raises(
-        ArgumentError, match=r"attack is .*(pgdSTEPS-BALL\[-stepSIZE\]\[-nostart\]|fgsm-BALL)"
+        ArgumentError, match=r"attack is .*(pgdSTEPS-BALL\[-stepSIZE\]\[-nostart\]|fgsm|robustlab list)"
     ) as raised:
         parse_attack(slug)  # type: ignore[arg-type]
     assert "\n" not in str(raised.value)
+
+
+def test_a_mistyped_attack_gets_a_suggestion() -> None:
+    with pytest.raises(ArgumentError, match=r"did you mean pgdSTEPS-BALL"):
+        parse_attack("pdg5-linf-8of255")
 
 
 @pytest.mark.parametrize(

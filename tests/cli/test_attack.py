@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import robustlab as rl
 from robustlab.cli import run
@@ -90,14 +91,56 @@ def test_targets(tmp_path: Path) -> None:
         (["--target", "stp"], "target is 'stp'; allowed:"),
         (["--limit", "0"], "--limit is '0'; allowed:"),
         (["--seed", "-1"], "--seed is -1; allowed:"),
+        (["--out", "/proc/nope"], "--out is '/proc/nope'; allowed:"),
         (["--attack", "pgd5-linf-8of255", "--attack", "pgd5-linf-8of255"], "each condition once"),
     ],
 )
 def test_bad_input_is_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["attack", MODEL, *arguments, "--out", str(tmp_path / "x")]) == 2
+    assert run(["attack", MODEL, "--out", str(tmp_path / "x"), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+class NanOffTheLevels(nn.Module):
+    """Right on 8-bit images, no answer on others."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(x)
+        levels = (x * 255).round() / 255
+        return torch.where((x == levels).flatten(1).all(dim=1)[:, None], logits, torch.nan)
+
+
+def test_no_answer_is_not_a_wrong_one(tmp_path: Path) -> None:
+    from robustlab.core import SilentProgress
+    from robustlab.evaluate.conditions import AttackCondition
+    from robustlab.evaluate.crafting import craft, summary
+    from robustlab.evaluate.plan import make_plan
+
+    condition = AttackCondition(rl.attacks.FGSM(Linf(0.0123)))
+    plan = make_plan(
+        NanOffTheLevels(rl.load(MODEL)), rl.datasets.load_dataset("signs"), [condition], out=tmp_path, limit=8,
+        batch_size=8, tile=8, seed=0, device="cpu",
+    )  # fmt: skip
+    parts = [part for _, part in craft(plan, "none", SilentProgress())]
+    row = summary("m", condition, "none", parts, torch.zeros(8))
+    assert (row["robust"], row["successes"]) == (row["clean"], 0)
+    assert row["not_attacked"] == round(8 * row["clean"])
+
+
+def test_files_of_other_settings_do_not_stay(tmp_path: Path) -> None:
+    command = ["attack", MODEL, "--attack", "fgsm-linf-8of255-uint8", "--save", "png", "--out", str(tmp_path)]
+    assert run([*command, "--limit", "260"]) == 0
+    assert run([*command, "--limit", "8", "--target", "next"]) == 0
+    folder = tmp_path / "fgsm-linf-8of255-uint8"
+    assert [path.name for path in folder.glob("part-*")] == ["part-00000.safetensors"]
+    kept = load_file(folder / "part-00000.safetensors")
+    reached = (kept["prediction"] == kept["targets"]) & (kept["clean"] != kept["targets"])
+    assert len(list((folder / "png").glob("*.png"))) == int(reached.sum())

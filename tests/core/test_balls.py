@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustlab.core import L1, L2, ArgumentError, Ball, Linf
+from robustlab.core import L0, L1, L2, ArgumentError, Ball, Lattice, Linf
 from robustlab.core.balls import format_eps, parse_ball, parse_eps
 from robustlab.core.keys import sample_keys
 
@@ -195,3 +195,14 @@ def test_slugs_and_bad_radii() -> None:
     for text in ("", "8/255", "-1", "1e", "of255", "0x1"):
         with pytest.raises(ArgumentError, match="8of255"):
             parse_eps(text)
+
+
+@pytest.mark.parametrize("ball", [Linf(0.1), L2(0.5), L1(2.0), L0(3.0), Lattice(Linf(8 / 255))], ids=lambda b: b.slug)
+def test_an_empty_batch_is_a_batch(ball: Ball) -> None:
+    nothing = torch.zeros(0, 3, 4, 4)
+    assert ball.contains(nothing, nothing).shape == ball.distance(nothing, nothing).shape == (0,)
+    assert (
+        ball.project(nothing, nothing).shape
+        == ball.random_start(nothing, sample_keys(0, "x", [])).shape
+        == (0, 3, 4, 4)
+    )

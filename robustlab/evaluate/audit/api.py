@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from robustlab.core import Ball, DataError, Linf, Progress, SilentProgress
+from robustlab.core import Ball, DataError, Linf, Progress, SilentProgress, frozen
 from robustlab.core.balls import parse_ball
 from robustlab.core.errors import check_int, invalid
 from robustlab.core.tiles import DEFAULT_TILE
@@ -19,7 +20,7 @@ from robustlab.evaluate.audit.campaign import Campaign
 from robustlab.evaluate.audit.examine import Settings
 from robustlab.evaluate.audit.ledger import Ledger
 from robustlab.evaluate.audit.result import Audit
-from robustlab.evaluate.audit.target import Target, is_random
+from robustlab.evaluate.audit.target import Target, is_random, logits_in_batches, seeded
 from robustlab.evaluate.data import open_data
 from robustlab.evaluate.environment import torch_minor, versions
 from robustlab.evaluate.plan import check_out, count_images, read_batch
@@ -96,6 +97,7 @@ def audit(
     )
     ledger = Ledger(folder, key)
     with _evaluating(network, other):
+        _check_finite(network, images, seed)
         shifting = is_random(network, images[: min(8, len(images))], seed)
         target = Target(network, chosen, images, labels, seed, shifting, len(dataset.class_names))
         clean = target.right(images, labels, "clean")
@@ -123,6 +125,17 @@ def audit(
     if folder is not None:
         found.write(folder)
     return found
+
+
+def _check_finite(network: nn.Module, images: Tensor, seed: int) -> None:
+    with seeded(seed, "finite"), frozen(network):
+        unanswered = int((~torch.isfinite(logits_in_batches(network, images)).all(dim=1)).sum())
+    if unanswered:
+        raise invalid(
+            f"model {model_name(network)}",
+            f"logits that are not finite on {unanswered} of {len(images)} images without attack",
+            "a model that answers with finite logits",
+        )
 
 
 def _ball(ball: Ball | str | None) -> Ball:

@@ -180,6 +180,8 @@ def _paying(name: str, what: str, attempts: Sequence[Attempt], n: int) -> Check:
     broken = len(union(attempts))
     warn, fail = (max(share, (least - 0.5) / n) for share, least in PAYING[name])
     status = graded(broken / n, warn, fail)
+    if name == "more-steps" and status == "fail":  # An attack that was too short is no model that masks.
+        status = "warn"
     text = f"{what} broke {broken} images ({100 * broken / n:.0f} %) that the attacks before had left"
     return Check(name, status, text, {"broken": float(broken), "images": float(n)})
 

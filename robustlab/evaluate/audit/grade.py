@@ -11,8 +11,8 @@ from robustlab.evaluate.audit.probes import Check
 GRADES = ("A", "B", "C", "D", "E", "F")
 GAPS = (3.0, 6.0, 12.0, 25.0, 50.0)
 """Largest gap in points between what the gradient as given reaches and the lowest number that A to E allow."""
-WEAK = (3.0, 25.0)
-"""Points that a longer attack with the same gradient may gain on PGD-20 for an A, and for a B."""
+WEAK = 3.0
+"""Points that a longer attack with the same gradient may gain on PGD-20 for an A; more is a B, not a mask."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def verdict(
     warned = [check for check in checks if check.status == "warn"]
     level = 0 if gap <= 2 * noise + 1e-9 else sum(gap > bound + 1e-9 for bound in GAPS)
     reasons = [check.text for check in failed]
-    if weak > max(WEAK[0], 2 * noise) + 1e-9:
+    if weak > max(WEAK, 2 * noise) + 1e-9:
         reasons.insert(0, f"the first attack was too short: the gradient as given breaks {weak:.1f} points more")
-        level = max(level, 2 if weak > WEAK[1] else 1)
+        level = max(level, 1)
     if gap > max(GAPS[0], 2 * noise) + 1e-9:
         reasons.insert(0, f"the gradient as given hides {gap:.1f} points")
     if not attackable:

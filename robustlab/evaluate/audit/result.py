@@ -94,14 +94,14 @@ class Audit:
         """Everything, as JSON values. Later versions add names, and never change these."""
         content = asdict(self)
         content["attempts"] = [as_json(attempt) for attempt in self.attempts]
-        return {"schema": SCHEMA, **json.loads(json.dumps(content))}
+        return {"schema": SCHEMA, **json.loads(json.dumps(content), parse_constant=lambda _: None)}
 
     def write(self, folder: Path) -> Path:
         """Write ``audit.json`` into an existing folder, atomically."""
         path = folder / FILE_NAME
         partial = path.with_name(path.name + ".partial")
         try:
-            partial.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
             partial.replace(path)
         except OSError as error:
             raise invalid("out", str(folder), f"a folder that can be written ({error.strerror})") from error

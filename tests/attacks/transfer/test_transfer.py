@@ -161,3 +161,28 @@ def test_a_compressed_model_diverges_from_its_float_model() -> None:
 def test_bad_arguments_are_refused(bad: object) -> None:
     with pytest.raises(ArgumentError, match="allowed"):
         bad()  # type: ignore[operator]
+
+
+class Mute(nn.Module):
+    """Right on the images that it knows, no answer to others."""
+
+    def __init__(self, inner: nn.Module, known: Tensor) -> None:
+        super().__init__()
+        self.inner, self.known = inner, known
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        same = (x[:, None] == self.known[None]).flatten(2).all(dim=2).any(dim=1)
+        return torch.where(same[:, None], logits, torch.nan)
+
+
+def test_no_answer_of_the_target_is_not_a_wrong_one() -> None:
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(48, 4)).eval()
+    images = torch.rand(6, 3, 4, 4)
+    with torch.no_grad():
+        labels = inner(images).argmax(1)
+    cells = transfer_matrix(PGD(Linf(0.3), steps=3), {"a": inner, "mute": Mute(inner, images)}, images, labels)
+    cell = next(c for c in cells if (c.source, c.target) == ("a", "mute"))
+    assert (cell.correct, cell.clean) == (6, 6)
+    assert cell.not_attacked == 6

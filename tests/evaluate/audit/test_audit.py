@@ -180,5 +180,17 @@ def test_grades_follow_the_gap_and_the_checks() -> None:
     assert [grade(gap) for gap in (0, 3, 5, 10, 20, 40, 60)] == ["A", "A", "B", "C", "D", "E", "F"]
     assert grade(0, "warn") == "B" and grade(0, "fail") == "C" and grade(0, stable=False) == "B"
     assert grade(0, attackable=False) == "C"
-    assert [grade(0, weak=weak) for weak in (3, 10, 30)] == ["A", "B", "C"]
+    assert [grade(0, weak=weak) for weak in (3, 10, 30)] == ["A", "B", "B"]
     assert grade(0, "fail", "fail", "fail", "fail") == "D"
+
+
+class Speechless(nn.Module):
+    """No answer to anything."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :24] * torch.nan
+
+
+def test_a_model_without_answers_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="logits that are not finite on 4 of 4 images"):
+        run_audit(Speechless(), "signs", limit=4)
