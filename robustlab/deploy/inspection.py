@@ -16,6 +16,7 @@ from robustlab.compress.layers import CompressedLayer
 from robustlab.compress.parts import Parts
 from robustlab.core.digest import describe_module, update_digest
 from robustlab.core.frozen import frozen
+from robustlab.deploy.foreign.base import ForeignModel
 from robustlab.deploy.graph import unoptimized
 from robustlab.deploy.packed import PackedLayer
 from robustlab.kernels import weight_planes
@@ -90,12 +91,16 @@ def input_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def is_compressed(model: nn.Module) -> bool:
-    """True if any layer is compressed, simulated or packed."""
-    return any(isinstance(m, (CompressedLayer, FrozenLayer, PackedLayer)) for m in model.modules())
+    """True if any layer is compressed, simulated or packed, and for a foreign model, which no twin can be made of."""
+    return isinstance(model, ForeignModel) or any(isinstance(m, (CompressedLayer, FrozenLayer, PackedLayer)) for m in model.modules())
 
 
 def gradient_kind(model: nn.Module) -> str:
-    """``exact`` for a float model; ``surrogate:NAME`` where quantized layers stand in with a surrogate."""
+    """``exact`` for a float model; ``surrogate:NAME`` where quantized layers stand in with a surrogate;
+    ``none`` for a foreign model without one.
+    """
+    if isinstance(model, ForeignModel):
+        return model.gradient
     names = {m.surrogate.name for m in model.modules() if isinstance(m, PackedLayer)}
     if any(isinstance(m, (CompressedLayer, FrozenLayer)) for m in model.modules()):
         names.add("ste")
@@ -103,7 +108,9 @@ def gradient_kind(model: nn.Module) -> str:
 
 
 def scheme(model: nn.Module) -> str:
-    """``float32``, or the bits most weights have, such as ``w4a4``."""
+    """``float32``, or the bits most weights have, such as ``w4a4``; ``unknown`` for what cannot be looked into."""
+    if isinstance(model, ForeignModel):
+        return model.scheme
     counts: Counter[str] = Counter()
     for module in model.modules():
         if isinstance(module, CompressedLayer):
@@ -171,7 +178,12 @@ def stored_parts(model: nn.Module) -> StoredBytes:
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes of the tensors in the file `robustlab.save` writes: packed planes, scales, biases, float remainder."""
+    """Bytes of the tensors in the file `robustlab.save` writes: packed planes, scales, biases, float remainder.
+
+    For a foreign model the size of its file.
+    """
+    if isinstance(model, ForeignModel):
+        return model.file_bytes
     return stored_parts(model).total
 
 
@@ -197,6 +209,8 @@ def layer_costs(model: nn.Module, images: Tensor) -> list[LayerCost]:
     A layer that runs twice counts twice. Other operations (pooling, additions, norms, attention products) and weights
     that no convolution or linear layer owns are not counted.
     """
+    if isinstance(model, ForeignModel):
+        return model.layer_costs(images)
     model = unoptimized(model)
     costs: list[LayerCost] = []
     handles = []

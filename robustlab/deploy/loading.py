@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace as with_fields
@@ -12,6 +13,7 @@ from torch import nn
 from robustlab.core.errors import invalid
 from robustlab.deploy.binary import pack_binary
 from robustlab.deploy.file import build_from_file, read_model_file
+from robustlab.deploy.foreign.preprocessing import Preprocessing
 from robustlab.kernels import backend
 from robustlab.models import ModelInfo, build, info_of, open_zoo, set_info
 from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD
@@ -23,14 +25,17 @@ def load(
     spec: str | os.PathLike[str],
     *,
     factory: Callable[[], nn.Module] | None = None,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> nn.Module:
     """A model in eval mode: images (N, 3, H, W) in [0, 1] -> logits (N, K).
 
     spec: ``robustlab:NAME`` (see `robustlab list models`), ``torchvision:NAME@FILE`` (a state dict; `mean` and `std`
-    say what the weights expect), or the path of a file that `robustlab.save` wrote. `factory` builds the architecture
-    of a file that was made from a class of your own.
+    say what the weights expect, by default ImageNet's), the path of a file that `robustlab.save` wrote, or that of an
+    ``.onnx`` file (needs ``robustlab[onnx]``), which ONNX Runtime runs; `preprocessing` says what it takes, by default
+    what a side-car ``model.onnx.json`` says, else images as they are. `factory` builds the architecture of a file that
+    was made from a class of your own.
     Raises `ArgumentError`, `DataError` or `ModelFileError`.
 
     Example: ``load("torchvision:resnet18@resnet18.safetensors")``.
@@ -49,10 +54,12 @@ def load(
         assert info is not None
         return set_info(model, with_fields(info, name=rest))
     if separator and prefix == "torchvision":
-        return _torchvision(rest, mean, std)
+        return _torchvision(rest, mean or IMAGENET_MEAN, std or IMAGENET_STD)
     path = Path(text)
     if not path.is_file():
         raise invalid("model", text, "robustlab:NAME, torchvision:NAME@FILE, or the path of a model file")
+    if path.suffix.lower() == ".onnx":
+        return _onnx(path, _preprocessing(preprocessing, mean, std))
     model = build_from_file(read_model_file(path), factory)
     info = info_of(model)
     assert info is not None
@@ -78,3 +85,22 @@ def _torchvision(rest: str, mean: Sequence[float], std: Sequence[float]) -> nn.M
         provenance={"weights": Path(file).name},
     )
     return set_info(model, info)
+
+
+def _preprocessing(
+    given: Preprocessing | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocessing | None:
+    if mean is None and std is None:
+        return given
+    if given is not None:
+        raise invalid("mean, std", (mean, std), "None beside preprocessing, which has them")
+    return Preprocessing(tuple(mean or (0, 0, 0)), tuple(std or (1, 1, 1)))  # type: ignore[arg-type]
+
+
+def _onnx(path: Path, preprocessing: Preprocessing | None) -> nn.Module:
+    for package in ("onnx", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise invalid("model", str(path), f"another file without the package {package}: pip install robustlab[onnx]")
+    from robustlab.deploy.foreign.onnx_model import load_onnx
+
+    return load_onnx(path, preprocessing)

@@ -14,6 +14,7 @@ from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD, Normalized
 from robustlab.models.bnn import BinaryCnv, BinaryLfc
 from robustlab.models.certified import ReluNet, ResNet2B
 from robustlab.models.cifar import CifarResNet, CnnA
+from robustlab.models.graph import GraphNetwork, parse_graph
 from robustlab.models.mobilenet import MobileNetV2Same
 from robustlab.models.signs import SignsBinary, SignsResNet
 
@@ -52,11 +53,16 @@ _LOWEST = {"paddings": 0}
 def check_architecture(architecture: str, arguments: Mapping[str, object]) -> tuple[str, str]:
     """Split ``prefix:name`` and check both and the arguments.
 
-    Allowed are ``robustlab:`` names of this module and ``torchvision:`` classification models; arguments are whole
+    Allowed are ``robustlab:`` names of this module, ``torchvision:`` classification models, and ``graph:onnx``, whose
+    arguments are the fields of a `robustlab.models.graph.GraphSpec`; other arguments are whole
     numbers from 1 to 4096 (64 for blocks and steps), numbers, or lists of up to 16 of either. Raises `ArgumentError`.
     """
     prefix, _, name = architecture.partition(":")
-    check_choice("architecture prefix", prefix, ("robustlab", "torchvision"))
+    check_choice("architecture prefix", prefix, ("robustlab", "torchvision", "graph"))
+    if prefix == "graph":
+        check_choice("architecture", name, ("onnx",))
+        parse_graph(arguments)
+        return prefix, name
     if prefix == "robustlab":
         check_choice("architecture", name, _OWN)
     else:
@@ -94,6 +100,8 @@ def build(architecture: str, arguments: Mapping[str, object] | None = None) -> n
     values = json.loads(json.dumps(dict(arguments or {})))
     prefix, name = check_architecture(architecture, values)
     with torch.random.fork_rng(devices=[]):
+        if prefix == "graph":
+            return GraphNetwork(parse_graph(values)).eval()
         if prefix == "robustlab":
             try:
                 model = _OWN[name](**values)
