@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,10 @@ from robustlab.attacks._goal import Goal, finite_rows
 from robustlab.attacks._slugs import Option, format_slug
 from robustlab.attacks._victim import Victim, network_of
 from robustlab.core import Ball, frozen
+from robustlab.core.access import Access as Access
+from robustlab.core.access import access_of, gives
 from robustlab.core.errors import check_choice, check_images, check_labels, invalid
 from robustlab.core.keys import check_keys, sample_keys
-
-Access = Literal["gradient", "scores", "labels"]
-"""What an attack must be given by a model: input-gradients, logits, or only the class with the largest logit."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +142,12 @@ class Attack(ABC):
         if keys is None:
             keys = sample_keys(0, self.slug, range(count))
         _check(model, count, labels, targets, keys)
+        if not gives(network_of(model), self.access):
+            raise invalid(
+                "model",
+                f"{type(network_of(model)).__name__}, which gives {access_of(network_of(model))}",
+                f"a model that gives {self.access}, which {type(self).__name__} needs",
+            )
         if targets is not None and not self.targetable:
             raise invalid("targets", "a tensor", f"None: {type(self).__name__} has no targeted version")
         with torch.inference_mode(False):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from robustlab import attacks, datasets
     from robustlab.compress import compress, qat
     from robustlab.core import L1, L2, Lattice, Linf, RobustlabError
-    from robustlab.deploy import deploy, load, optimize, save
+    from robustlab.deploy import Preprocessing, deploy, load, optimize, save
     from robustlab.evaluate import evaluate
     from robustlab.evaluate.audit import audit
 
@@ -36,6 +36,7 @@ _WHERE = {
     "L2": "robustlab.core",
     "Lattice": "robustlab.core",
     "Linf": "robustlab.core",
+    "Preprocessing": "robustlab.deploy",
     "RobustlabError": "robustlab.core",
     "compress": "robustlab.compress",
     "qat": "robustlab.compress",
@@ -53,6 +54,7 @@ __all__ = [
     "L2",
     "Lattice",
     "Linf",
+    "Preprocessing",
     "RobustlabError",
     "attacks",
     "audit",

@@ -28,12 +28,14 @@ PUBLIC = (
     "robustlab.datasets.corruptions",
     "robustlab.datasets.systematic",
     "robustlab.deploy",
+    "robustlab.deploy.foreign",
     "robustlab.evaluate",
     "robustlab.evaluate.allocation",
     "robustlab.evaluate.audit",
     "robustlab.kernels",
     "robustlab.kernels.program",
     "robustlab.models",
+    "robustlab.models.graph",
     "robustlab.report",
 )
 

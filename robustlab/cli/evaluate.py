@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustlab.cli.foreign import Channels, Layout, Mean, PixelRange, Std, preprocessing_of
 from robustlab.cli.options import images_limit
 
 if TYPE_CHECKING:
     from torch import nn
 
     from robustlab.datasets import Dataset
+    from robustlab.deploy import Preprocessing
     from robustlab.evaluate import Results
 
 DEFAULT_LIMITS = {"signs": "500"}
@@ -30,7 +32,7 @@ def evaluate(
         typer.Option(
             "--model",
             "-m",
-            help="robustlab:NAME, torchvision:NAME@FILE or the path of a model file; repeatable. "
+            help="robustlab:NAME, torchvision:NAME@FILE, or the path of a model file or of an ONNX file; repeatable. "
             "(default: the five bundled models)",
             show_default=False,
         ),
@@ -93,6 +95,11 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    pixel_range: PixelRange = None,
+    layout: Layout = None,
 ) -> None:
     """Attack, corrupt and time models, and write a report.
 
@@ -101,6 +108,9 @@ def evaluate(
     Example: robustlab evaluate
 
     Example: robustlab evaluate --model robustlab:cifar_resnet20 --data cifar10 --out runs/resnet20
+
+    Example: robustlab evaluate --model net-int8.onnx --data imagefolder:photos --mean 0.485,0.456,0.406 --std
+    0.229,0.224,0.225
     """
     count = images_limit(DEFAULT_LIMITS.get(data, OTHER_LIMIT) if limit is None else limit)
     try:
@@ -120,6 +130,7 @@ def evaluate(
             image_size,
             reference,
             calibrate_through,
+            preprocessing_of(mean, std, channels, pixel_range, layout),
             context.obj or (),
         )
     except KeyboardInterrupt:
@@ -143,6 +154,7 @@ def _evaluate(
     image_size: int | None,
     reference: str | None,
     pipeline: str | None,
+    preprocessing: Preprocessing | None,
     arguments: Sequence[str],
 ) -> None:
     import torch
@@ -176,6 +188,8 @@ def _evaluate(
     dataset: Dataset | str = data
     if specs or schemes or image_size is not None or pipeline is not None:
         models, dataset = with_twins(specs, schemes, data, _say, image_size, pipeline)
+    if specs or schemes or image_size is not None or preprocessing is not None:
+        models, dataset = with_twins(specs, schemes, data, _say, image_size, preprocessing)
     with watch() as watcher:
         results = run_evaluation(
             models,
@@ -208,8 +222,9 @@ def _say(text: str) -> None:
 
 def _summary(results: Results, out: Path) -> None:
     from robustlab.cli.live import console
+    from robustlab.evaluate.agreement import agreement_text
     from robustlab.evaluate.store import FILE_NAME
-    from robustlab.report.format import count_text
+    from robustlab.report.format import count_text, left_out_text
 
     def plain(number: int) -> str:
         return count_text(number).replace("\u202f", " ")
@@ -226,6 +241,10 @@ def _summary(results: Results, out: Path) -> None:
         typer.echo("parity: no deployed model in this run")
     for key, reason in results.run["configuration"]["left_out"].items():
         typer.echo(f"left out: {key}: {reason}")
+    for row in results.agreement:
+        typer.echo(f"surrogate: {agreement_text(row)}")
+    for line in left_out_text(results.run.get("left_out", [])):
+        typer.echo(f"left out: {line}")
     stored, computed = results.run["cells_from_store"], results.run["cells_computed"]
     typer.echo(f"cells: {stored} of {stored + computed} came from the store, {computed} computed")
     for what, name in (("report", REPORT), ("table", "results.csv"), ("data", "results.json"), ("store", FILE_NAME)):

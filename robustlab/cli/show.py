@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustlab.cli.foreign import Channels, Layout, Mean, PixelRange, Std, preprocessing_of
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -19,24 +21,39 @@ _FALLBACK_SIZE = 224
 def show(
     model: Annotated[
         str,
-        typer.Argument(help="The path of a model file, robustlab:NAME, or torchvision:NAME@FILE.", show_default=False),
+        typer.Argument(
+            help="The path of a model file or an ONNX file, robustlab:NAME, or torchvision:NAME@FILE.",
+            show_default=False,
+        ),
     ],
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    pixel_range: PixelRange = None,
+    layout: Layout = None,
 ) -> None:
     """Show the layers, schemes, bits, bytes and provenance of a model.
 
     Example: robustlab show robustlab:signs_w4a4
     """
+    from robustlab.core.access import access_of
+    from robustlab.core.errors import invalid
     from robustlab.deploy import gradient_kind, load, scheme, stored_bytes
     from robustlab.models import MODELS, info_of
     from robustlab.report.format import bit_operations_text, bytes_text, macs_text
 
-    network = load(f"robustlab:{model}" if model in MODELS else model)
+    preprocessing = preprocessing_of(mean, std, channels, pixel_range, layout)
+    if preprocessing is not None and not model.lower().endswith(".onnx"):
+        raise invalid("--mean, --std, --channels, --pixel-range, --layout", preprocessing.text, "with an ONNX file")
+    network = load(f"robustlab:{model}" if model in MODELS else model, preprocessing=preprocessing)
     info = info_of(network)
     costs = _costs(network, None if info is None else info.input_size)
     facts: dict[str, str] = {}
     if info is not None:
         arguments = ", ".join(f"{key}={value}" for key, value in info.arguments.items())
         facts["name"] = info.name
+        if info.architecture.startswith("graph:"):
+            arguments = ""  # a whole graph
         facts["architecture"] = info.architecture + (f" ({arguments})" if arguments else "")
         if info.input_size is not None:
             facts["input"] = f"3 x {info.input_size[0]} x {info.input_size[1]}, values in [0, 1]"
@@ -44,6 +61,10 @@ def show(
             facts["classes"] = f"{len(info.class_names)}: {_shortened(info.class_names)}"
     facts["scheme"] = scheme(network)
     facts["gradient"] = gradient_kind(network)
+    if access_of(network) != "gradient":
+        facts["gives"] = f"{access_of(network)}: attacks that need more are left out"
+    for operator in getattr(network, "unsupported", ()):
+        facts["no gradient for"] = f"{facts['no gradient for']}; {operator}" if "no gradient for" in facts else operator
     facts["size"] = f"{bytes_text(stored_bytes(network))} of tensors"
     if costs:
         facts["per image"] = (

@@ -14,7 +14,7 @@ from robustlab.core.errors import invalid
 from robustlab.core.tiles import DEFAULT_TILE
 from robustlab.datasets import Dataset
 from robustlab.datasets.systematic import PipelineImages, parse_pipeline
-from robustlab.deploy import deploy, is_compressed, load, model_name
+from robustlab.deploy import ForeignModel, Preprocessing, deploy, is_compressed, load, model_name
 from robustlab.evaluate.data import open_data
 from robustlab.evaluate.plan import read_batch
 from robustlab.evaluate.probe import check_answers
@@ -73,6 +73,7 @@ def with_twins(
     say: Callable[[str], None],
     image_size: int | None = None,
     pipeline: str | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> tuple[dict[str, nn.Module | str], Dataset]:
     """(models by name, each float one followed by its twins such as ``resnet-w8a8``; the data set that fits them).
 
@@ -84,11 +85,13 @@ def with_twins(
         if scheme != "none":
             scheme_bits(scheme)
     specs = list(specs) or [f"robustlab:{name}" for name in BUNDLED]
+    if preprocessing is not None and not any(spec.lower().endswith(".onnx") for spec in specs):
+        raise invalid("--mean, --std, --channels, --pixel-range, --layout", preprocessing.text, "with an ONNX --model")
     loaded: dict[str, tuple[str, nn.Module]] = {}
     for spec in specs:
         if specs.count(spec) > 1:
             raise invalid("--model", spec, "each model once")
-        model = load(spec)
+        model = load(spec, preprocessing=preprocessing if spec.lower().endswith(".onnx") else None)
         name = model_name(model) if model_name(model) not in loaded else spec
         loaded[name] = (spec, model)
     modules = [model for _, model in loaded.values()]
@@ -113,7 +116,7 @@ def with_twins(
             wanted = []
     models: dict[str, nn.Module | str] = {}
     for name, (spec, model) in loaded.items():
-        models[name] = spec
+        models[name] = model if isinstance(model, ForeignModel) else spec
         for scheme in wanted if name in floats else ():
             weights, activations = scheme_bits(scheme)
             say(f"compressing {name} to {scheme} with {sum(map(len, batches))} training images")

@@ -92,7 +92,9 @@ def input_size(model: nn.Module) -> tuple[int, int] | None:
 
 def is_compressed(model: nn.Module) -> bool:
     """True if any layer is compressed, simulated or packed, and for a foreign model, which no twin can be made of."""
-    return isinstance(model, ForeignModel) or any(isinstance(m, (CompressedLayer, FrozenLayer, PackedLayer)) for m in model.modules())
+    return isinstance(model, ForeignModel) or any(
+        isinstance(m, (CompressedLayer, FrozenLayer, PackedLayer)) for m in model.modules()
+    )
 
 
 def gradient_kind(model: nn.Module) -> str:

@@ -100,7 +100,9 @@ def _preprocessing(
 def _onnx(path: Path, preprocessing: Preprocessing | None) -> nn.Module:
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise invalid("model", str(path), f"another file without the package {package}: pip install robustlab[onnx]")
+            raise invalid(
+                "model", str(path), f"another file without the package {package}: pip install robustlab[onnx]"
+            )
     from robustlab.deploy.foreign.onnx_model import load_onnx
 
     return load_onnx(path, preprocessing)

@@ -10,9 +10,12 @@ from typing import Any, cast
 from robustlab.core import Progress, SilentProgress
 from robustlab.core.errors import invalid
 from robustlab.datasets import Dataset
+from robustlab.deploy import ForeignModel
+from robustlab.evaluate import agreement as _agreement
 from robustlab.evaluate import efficiency as _efficiency
 from robustlab.evaluate import parity as _parity
-from robustlab.evaluate.conditions import Condition
+from robustlab.evaluate.agreement import AgreementRow
+from robustlab.evaluate.conditions import Condition, needed_access
 from robustlab.evaluate.efficiency import EfficiencyRow
 from robustlab.evaluate.environment import hardware, torch_minor, versions
 from robustlab.evaluate.listener import Listener, SilentListener
@@ -83,6 +86,7 @@ def evaluate(
             natural=natural_rows(
                 grid.correct, classes=len(plan.data.class_names), image_size=tuple(plan.data.image_size)
             ),
+            agreement=_measure_agreement(plan, store, machine),
         )
     results.write(plan.out)
     return results
@@ -156,6 +160,34 @@ def _measure_parity(
     return rows
 
 
+def _measure_agreement(plan: Plan, store: Store, machine: dict[str, Any]) -> list[AgreementRow]:
+    rows: list[AgreementRow] = []
+    count = min(plan.count, _parity.IMAGES)
+    for subject in plan.subjects:
+        if not isinstance(subject.model, ForeignModel):
+            continue
+        key = _measurement_key("agreement", plan, subject, machine, count)
+        found: Any = store.measurement(key)
+        if found is None:
+            images, _ = read_batch(plan.data, range(count))
+            found = _agreement.compare(subject.name, subject.model, images.to(plan.device), plan.tile)
+            if found is not None:
+                store.put_measurement(key, "agreement", dict(found))
+        if found is not None:
+            rows.append(cast(AgreementRow, {**found, "model": subject.name}))
+    return rows
+
+
+def _left_out(plan: Plan) -> list[dict[str, str]]:
+    """Conditions that a model does not give enough for: what they need, and what it gives."""
+    return [
+        {"model": s.name, "condition": c.key, "needs": needed_access(c), "gives": s.access}
+        for s in plan.subjects
+        for c in plan.conditions
+        if s.lacks(c)
+    ]
+
+
 def _examples(plan: Plan, store: Store, grid: GridResult) -> list[Example]:
     examples: list[Example] = []
     first: Shard = next(plan.shards())
@@ -190,6 +222,7 @@ def _describe_run(plan: Plan, grid: GridResult, machine: dict[str, Any]) -> dict
                     "fingerprint": s.fingerprint,
                     "scheme": s.scheme,
                     "gradient": s.gradient,
+                    "access": s.access,
                 }
                 for s in plan.subjects
             },
@@ -209,6 +242,7 @@ def _describe_run(plan: Plan, grid: GridResult, machine: dict[str, Any]) -> dict
             "batch_size": plan.batch_size,
             "shard": SHARD,
         },
+        "left_out": _left_out(plan),
         "cells_from_store": grid.from_store,
         "cells_computed": grid.computed,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from robustlab.attacks import ATTACKS, parse_attack
 from robustlab.core import Ball
+from robustlab.core.access import LEVELS, Access
 from robustlab.core.errors import check_int, invalid
 from robustlab.datasets.corruptions import CORRUPTIONS, corrupt, resolve
 from robustlab.datasets.systematic.pipeline import REFERENCE_KEY
@@ -184,6 +185,12 @@ class AttackCondition:
         """Whether the attack differentiates the model."""
         return self.attack.needs_gradient
 
+    @property
+    def access(self) -> Access:
+        """What the attack must be given by the model."""
+        declared: Access = getattr(self.attack, "access", "gradient" if self.needs_gradient else "scores")
+        return declared
+
     depends_on_model = True
     adversarial = True
 
@@ -196,6 +203,12 @@ class AttackCondition:
     def contains(self, shown: Tensor, images: Tensor) -> Tensor:
         """See `Condition.contains`."""
         return self.attack.ball.contains(shown, images)
+
+
+def needed_access(condition: Condition) -> Access:
+    """What a condition must be given by a model; ``labels`` where it asks it nothing but its verdict."""
+    declared = getattr(condition, "access", "gradient" if condition.needs_gradient else "labels")
+    return declared if declared in LEVELS else "gradient"
 
 
 def _corruption_names() -> dict[str, str]:

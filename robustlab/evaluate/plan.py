@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from robustlab.core import DataError, frozen
+from robustlab.core.access import LEVELS, Access, access_of
 from robustlab.core.errors import check_choice, check_images, check_int, check_labels, invalid
 from robustlab.core.tiles import tiles
 from robustlab.datasets import Dataset
-from robustlab.deploy import PackedLayer, fingerprint, gradient_kind, load, model_name, optimize, scheme
+from robustlab.deploy import ForeignModel, PackedLayer, fingerprint, gradient_kind, load, model_name, optimize, scheme
 from robustlab.evaluate.binding import Bindable, Setting, Source
-from robustlab.evaluate.conditions import Condition
+from robustlab.evaluate.conditions import Condition, needed_access
 from robustlab.evaluate.data import open_data
 from robustlab.evaluate.environment import torch_minor
 from robustlab.evaluate.probe import check_answers, check_parameters, has_gradient
@@ -49,6 +50,12 @@ class Subject:
     fingerprint: str
     gradient: str
     scheme: str
+    access: Access = "gradient"
+
+    def lacks(self, condition: Condition) -> bool:
+        """Whether the model does not give what a condition needs, which then attacks none of its images."""
+        needed = needed_access(condition)
+        return LEVELS.index(needed) > LEVELS.index(self.access)
 
 
 @dataclass(frozen=True)
@@ -184,6 +191,8 @@ def _load_models(models: object) -> list[_Named]:
             raise invalid("models", name, "each name once; a dict of name -> model gives names")
         check_parameters(name, module)
         source = model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}"
+        if isinstance(module, ForeignModel) and module.source:
+            source = module.source
         loaded.append(_Named(name, source, module))
     return loaded
 
@@ -231,7 +240,12 @@ def _subject(named: _Named, images: Tensor, data: Dataset, tile: int, device: st
     """A model, checked on one tile of images; with `gradients`, one that has none gets the gradient "none"."""
     placed = _optimized(_place(named.model, device), device)
     check_answers(named.name, placed, images.to(device), data, tile)
-    differentiable = not gradients or has_gradient(named.name, placed, images.to(device), tile)
+    access = access_of(named.model)
+    differentiable = not gradients
+    if gradients and access == "gradient":
+        differentiable = has_gradient(named.name, placed, images.to(device), tile)
+    if access == "gradient" and not differentiable:
+        access = "scores"
     return Subject(
         name=named.name,
         source=named.source,
@@ -239,6 +253,7 @@ def _subject(named: _Named, images: Tensor, data: Dataset, tile: int, device: st
         fingerprint=fingerprint(named.model),
         gradient=gradient_kind(named.model) if differentiable else "none",
         scheme=scheme(named.model),
+        access=access,
     )
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from robustlab.core import StoreError
 from robustlab.core.errors import invalid
+from robustlab.evaluate.agreement import AgreementRow
 from robustlab.evaluate.efficiency import EfficiencyRow
 from robustlab.evaluate.metrics import CellRow
 from robustlab.evaluate.natural import NaturalRow
@@ -90,6 +91,7 @@ class Results:
     class_names: tuple[str, ...]
     spread: list[SpreadRow] = field(default_factory=list)
     natural: list[NaturalRow] = field(default_factory=list)
+    agreement: list[AgreementRow] = field(default_factory=list)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -120,6 +122,7 @@ class Results:
             "parity": self.parity,
             "spread": self.spread,
             "natural": self.natural,
+            "agreement": self.agreement,
             "class_names": list(self.class_names),
             "examples": [
                 {
@@ -239,6 +242,7 @@ class Results:
                     class_names=tuple(document["class_names"]),
                     spread=document.get("spread", []),
                     natural=document.get("natural", []),
+                    agreement=document.get("agreement", []),
                 )
         except (KeyError, TypeError) as error:
             raise StoreError(f"results {file} are malformed: {error}") from error

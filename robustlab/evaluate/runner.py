@@ -178,7 +178,7 @@ class _Grid:
             self._advance(len(ids), tally)
 
     def _show(self, condition: Condition, cell: _Unfinished, images: Tensor, labels: Tensor, keys: Tensor) -> Shown:
-        if condition.needs_gradient and cell.subject.gradient == "none":
+        if cell.subject.lacks(condition):
             nobody = labels != labels
             return Shown(images, nobody)
         return cell.condition.show(images, labels, keys, cell.tiled)

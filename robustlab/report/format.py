@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 
 MISSING = "–"
 
@@ -143,3 +144,14 @@ def short_name(name: str, limit: int = 28) -> str:
         return name
     head = (limit - 1) // 2
     return f"{name[:head]}…{name[len(name) - (limit - 1 - head) :]}"
+
+
+def left_out_text(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """One line per model and need: which conditions it gives too little for."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        groups.setdefault((row["model"], row["gives"], row["needs"]), []).append(row["condition"])
+    return [
+        f"{model} gives {gives}, and {needs} {'is' if needs == 'gradient' else 'are'} needed by {', '.join(keys)}"
+        for (model, gives, needs), keys in groups.items()
+    ]

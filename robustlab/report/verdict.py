@@ -8,7 +8,7 @@ from robustlab.report.view import Cell, ModelRow, View
 
 def verdict(view: View) -> list[str]:
     """Sentences, the most important first; only about what was measured."""
-    return [s for s in (_attack(view), _clean(view), _corruption(view), _parity(view)) if s]
+    return [s for s in (_attack(view), _clean(view), _corruption(view), _parity(view), *view.notes) if s]
 
 
 def _names(rows: list[ModelRow]) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from robustlab.report.format import condition_kind, condition_title
+from robustlab.evaluate.agreement import agreement_text
+from robustlab.report.format import condition_kind, condition_title, left_out_text
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class View:
     cells: tuple[Cell, ...]
     examples: tuple[Example, ...]
     run: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def cell(self, model: str, condition: str) -> Cell | None:
         """The cell of this model and condition, or None."""
@@ -151,6 +153,13 @@ def _cell(row: object) -> Cell:
     )
 
 
+def _notes(results: object) -> tuple[str, ...]:
+    """What has to be said beside the numbers: of surrogates, and of what was left out."""
+    agreement = [f"{agreement_text(row)}." for row in field(results, "agreement") or ()]
+    left_out = (field(results, "run") or {}).get("left_out") or ()
+    return (*agreement, *(f"Left out: {line}." for line in left_out_text(left_out)))
+
+
 def _unique(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
@@ -195,6 +204,7 @@ def build_view(results: object, examples: Sequence[Example] = ()) -> View:
         cells=cells,
         examples=tuple(examples),
         run=field(results, "run") or {},
+        notes=_notes(results),
     )
 
 

@@ -73,6 +73,10 @@ def read_onnx(path: Path, layout: str = "auto") -> OnnxFile:
         raise ModelFileError(f"{where} is no ONNX file, or is cut off ({_line(error)})") from None
     if not model.graph.node:
         raise ModelFileError(f"{where} is no ONNX file, or has no operator in it")
+    newest = onnx.defs.onnx_opset_version()
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and not 7 <= opset.version <= newest:
+            raise ModelFileError(f"{where} is of opset version {opset.version}; allowed: 7 to {newest}")
     digest = hashlib.sha256(content)
     size_bytes = len(content)
     for file in _external_files(model, path, where):
@@ -96,9 +100,7 @@ def read_onnx(path: Path, layout: str = "auto") -> OnnxFile:
     outputs = [value.name for value in model.graph.output]
     if len(outputs) != 1:
         raise ModelFileError(f"{where} has the outputs {', '.join(outputs) or 'none'}; allowed: one, the logits (N, K)")
-    return OnnxFile(
-        path, model, content, digest.hexdigest(), size_bytes, given.name, outputs[0], batch, found, size
-    )
+    return OnnxFile(path, model, content, digest.hexdigest(), size_bytes, given.name, outputs[0], batch, found, size)
 
 
 def _line(error: Exception) -> str:
@@ -157,9 +159,7 @@ def _external_files(model: Any, path: Path, where: str) -> list[Path]:
 
 def _check_values(model: Any, where: str) -> None:
     """No NaN in any stored tensor; positive finite scales."""
-    scales = {
-        node.input[i] for node in model.graph.node for i in _SCALES.get(node.op_type, ()) if i < len(node.input)
-    }
+    scales = {node.input[i] for node in model.graph.node for i in _SCALES.get(node.op_type, ()) if i < len(node.input)}
     for tensor in _all_tensors(model):
         if any(side < 0 for side in tensor.dims):
             raise ModelFileError(f"{where}: tensor {tensor.name} has the shape {list(tensor.dims)}")
@@ -198,7 +198,9 @@ def _image(value: Any, layout: str, where: str) -> tuple[int | None, str, tuple[
     sides = [int(d.dim_value) if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim]
     shown = f"({', '.join('?' if side is None else str(side) for side in sides)})"
     if len(sides) != 4:
-        raise ModelFileError(f"{where}: input {value.name} has the shape {shown}; allowed: (N, 3, H, W) or (N, H, W, 3)")
+        raise ModelFileError(
+            f"{where}: input {value.name} has the shape {shown}; allowed: (N, 3, H, W) or (N, H, W, 3)"
+        )
     batch, *rest = sides
     first, last = rest[0] in (3, None), rest[2] in (3, None)
     if layout == "auto":

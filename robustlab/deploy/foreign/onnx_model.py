@@ -102,7 +102,9 @@ class OnnxModel(ForeignModel):
         with torch.no_grad():
             scores = self._scores(self.preprocessing(images))
             if scores.ndim != 2 or len(scores) != 2 or scores.shape[1] < 2:
-                raise ModelFileError(f"{where}: its output for 2 images is {tuple(scores.shape)}; allowed: (N, K), K >= 2")
+                raise ModelFileError(
+                    f"{where}: its output for 2 images is {tuple(scores.shape)}; allowed: (N, K), K >= 2"
+                )
             if self.surrogate is None:
                 return
             try:
@@ -142,7 +144,7 @@ class OnnxModel(ForeignModel):
         x = self.preprocessing(images)
         if self.surrogate is not None and torch.is_grad_enabled() and images.requires_grad:
             surrogate = self._ask_surrogate(x)
-            logits: Tensor = _StandIn.apply(surrogate, self._scores(x.detach()))  # type: ignore[no-untyped-call]
+            logits: Tensor = _StandIn.apply(surrogate, self._scores(x.detach()))
             return logits
         return self._scores(x).to(images.device)
 
@@ -185,7 +187,7 @@ def network_of(translation: Translation) -> GraphNetwork:
     with torch.device("meta"):
         network = GraphNetwork(translation.spec)
     network.fill(translation.tensors)
-    return network.eval()  # type: ignore[return-value]
+    return network.eval()
 
 
 def scheme_of(translation: Translation) -> str:

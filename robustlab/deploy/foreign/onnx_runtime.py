@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,7 @@ class Runtime:
             # Threads that wait by spinning would take the cores from torch, which runs in turn with it.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             try:
-                self._session = onnxruntime.InferenceSession(
-                    self._content, options, providers=["CPUExecutionProvider"]
-                )
+                self._session = onnxruntime.InferenceSession(self._content, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # Whatever its C++ parts throw: not all of them have a common base.
                 raise ModelFileError(f"{self._where}: ONNX Runtime does not take it: {_line(error)}") from None
             self._threads = threads
@@ -49,11 +48,17 @@ class Runtime:
         try:
             (result,) = session.run([self._names[1]], {self._names[0]: np.ascontiguousarray(x.detach().cpu().numpy())})
         except Exception as error:
-            raise RobustlabError(f"{self._where}: ONNX Runtime failed on a batch {tuple(x.shape)}: {_line(error)}") from None
+            raise RobustlabError(
+                f"{self._where}: ONNX Runtime failed on a batch {tuple(x.shape)}: {_line(error)}"
+            ) from None
         if not isinstance(result, np.ndarray) or result.dtype.kind != "f":
             raise ModelFileError(f"{self._where}: its output is no float tensor; allowed: logits (N, K)")
         return torch.from_numpy(result.astype(np.float32, copy=False))
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """The message without the place in the C++ code that it starts with."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=\S)", "", text, count=1)
+    return text[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""From an ONNX graph to a graph of ours: constants folded, weights de-quantized, quantizers as straight-through grids."""
+"""From an ONNX graph to one of ours: constants folded, weights de-quantized, quantizers as straight-through grids."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from robustlab.models.graph.spec import LAYER
 
 # Operators that only move codes: their output is on the grid of their input.
 _MOVES = frozenset(
-    "MaxPool Reshape Flatten Transpose Squeeze Unsqueeze Slice Gather Concat Split Identity Expand Tile DepthToSpace "
-    "SpaceToDepth".split()
+    {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Concat", "Split"}
+    | {"Identity", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"}
 )
 # Two outputs or states that a network in use does not have; only the first output is made.
 _ONE_OUTPUT = frozenset({"Dropout", "BatchNormalization", "LayerNormalization", "MaxPool"})
@@ -178,9 +178,7 @@ def _generic(state: _State, node: Node) -> None:
         raise _Unsupported("on integers of different scales")
     outputs = [state.new() + f"_{i}" if name else "" for i, name in enumerate(node.outputs)]
     inputs = [_value(state, name) for name in node.inputs]
-    state.steps.append(
-        Step(op=node.op, name=node.name, inputs=inputs, outputs=outputs, attributes=attributes)
-    )
+    state.steps.append(Step(op=node.op, name=node.name, inputs=inputs, outputs=outputs, attributes=attributes))
     for name, output in zip(node.outputs, outputs, strict=True):
         if not name:
             continue
@@ -193,7 +191,7 @@ def _generic(state: _State, node: Node) -> None:
             state.levels[output] = first
 
 
-def _key(grid: Grid | tuple[Tensor, ...]) -> object:
+def _key(grid: Grid | tuple[Tensor, Tensor, int, int, int]) -> object:
     return grid if isinstance(grid, Grid) else tuple(map(id, grid))
 
 
@@ -220,8 +218,6 @@ def _attributes(state: _State, node: Node) -> dict[str, Any]:
     elif node.op == "Split":
         attributes["parts"] = len(node.outputs)
     elif node.op == "BatchNormalization" and node.attributes.get("training_mode"):
-        raise _Unsupported("in training mode")
-    elif node.op == "Dropout" and node.input(2) and bool(_constant(state, node.input(2)).any()):
         raise _Unsupported("in training mode")
     return attributes
 
@@ -281,6 +277,8 @@ def _identity(state: _State, node: Node) -> None:
     source, target = node.input(0), node.outputs[0]
     if len([name for name in node.outputs if name]) > 1:
         raise _Unsupported("more than one output")
+    if node.op == "Dropout" and node.input(2) and bool(_constant(state, node.input(2)).any()):
+        raise _Unsupported("in training mode")
     if source in state.constants:
         state.constants[target] = state.constants[source]
         return
@@ -543,7 +541,9 @@ def _finish(state: _State, output: str, probabilities: bool) -> Translation:
     )
     tensors = {f"constants.{name}": tensor for name, tensor in constants.items()}
     tensors |= {
-        name: tensor for name, tensor in state.tensors.items() if name.startswith("layers.") and name.split(".")[1] in layers
+        name: tensor
+        for name, tensor in state.tensors.items()
+        if name.startswith("layers.") and name.split(".")[1] in layers
     }
     quantized = {name: layer for name, layer in state.quantized.items() if name in layers}
     return Translation(spec, tensors, quantized, probabilities)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,9 @@ class Preprocessing:
             values = getattr(self, name)
             if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or len(values) != 3:
                 raise invalid(name, values, "three numbers, one per channel")
-            checked = tuple(check_number(name, v, *((0.0,) if name == "std" else ()), open_low=name == "std") for v in values)
+            checked = tuple(
+                check_number(name, v, *((0.0,) if name == "std" else ()), open_low=name == "std") for v in values
+            )
             object.__setattr__(self, name, checked)
         object.__setattr__(self, "pixel_range", check_number("pixel_range", self.pixel_range, 0.0, open_low=True))
         check_choice("channels", self.channels, CHANNELS)
@@ -129,5 +132,5 @@ def preprocessing_from(values: object) -> Preprocessing:
         raise invalid("preprocessing", values, "an object with the fields of robustlab.Preprocessing")
     for key in values:
         check_choice("field of preprocessing", key, Preprocessing.__dataclass_fields__)
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     return Preprocessing(**fields)

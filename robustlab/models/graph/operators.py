@@ -17,6 +17,7 @@ from robustlab.models.graph.inputs import Attributes, Inputs, Operator, needed, 
 from robustlab.models.graph.shapes import SHAPES
 from robustlab.models.graph.windows import WINDOWS
 
+
 class RoundStraightThrough(torch.autograd.Function):
     """Round half to even; the derivative of the identity."""
 
@@ -33,7 +34,7 @@ class RoundStraightThrough(torch.autograd.Function):
 
 def round_ste(x: Tensor) -> Tensor:
     """`RoundStraightThrough`."""
-    rounded: Tensor = RoundStraightThrough.apply(x)  # type: ignore[no-untyped-call]
+    rounded: Tensor = RoundStraightThrough.apply(x)
     return rounded
 
 
@@ -62,13 +63,13 @@ class _GridFunction(torch.autograd.Function):
 
 
 def _grid(inputs: Inputs, a: Attributes) -> Tensor:
-    """Ours: quantize and de-quantize. Attributes low, high, and scale, zero_point or, as inputs, those of each `axis`."""
+    """Ours: quantize and de-quantize. Attributes low, high, and scale, zero_point or, as inputs, those of an `axis`."""
     x = needed(inputs, 0)
     if len(inputs) == 1:
         scale, zero_point = a["scale"], a["zero_point"]
     else:
         scale, zero_point = (_on_axis(needed(inputs, i).to(x), x.ndim, a["axis"]) for i in (1, 2))
-    result: Tensor = _GridFunction.apply(x, scale, a["low"] - zero_point, a["high"] - zero_point)  # type: ignore[no-untyped-call]
+    result: Tensor = _GridFunction.apply(x, scale, a["low"] - zero_point, a["high"] - zero_point)
     return result
 
 
@@ -145,9 +146,7 @@ def _layer_norm(inputs: Inputs, a: Attributes) -> Tensor:
     x = needed(inputs, 0)
     shape = x.shape[int(a.get("axis", -1)) % x.ndim :]
     weight, bias = needed(inputs, 1).expand(shape), optional(inputs, 2)
-    return F.layer_norm(
-        x, shape, weight, None if bias is None else bias.expand(shape), float(a.get("epsilon", 1e-5))
-    )
+    return F.layer_norm(x, shape, weight, None if bias is None else bias.expand(shape), float(a.get("epsilon", 1e-5)))
 
 
 def _instance_norm(inputs: Inputs, a: Attributes) -> Tensor:
@@ -193,7 +192,8 @@ def _erf_gelu(inputs: Inputs, a: Attributes) -> Tensor:
 
 def _quick_gelu(inputs: Inputs, a: Attributes) -> Tensor:
     x = needed(inputs, 0)
-    return x * torch.sigmoid(float(a.get("alpha", 1.702)) * x)
+    result: Tensor = x * torch.sigmoid(float(a.get("alpha", 1.702)) * x)
+    return result
 
 
 def _einsum(inputs: Inputs, a: Attributes) -> Tensor:
@@ -233,9 +233,7 @@ OPERATORS: dict[str, Operator] = {
     "Identity": _unary(lambda x: x),
     "Dropout": _unary(lambda x: x),
     "HardSwish": _unary(F.hardswish),
-    "HardSigmoid": lambda i, a: (
-        (float(a.get("alpha", 0.2)) * needed(i, 0) + float(a.get("beta", 0.5))).clamp(0.0, 1.0)
-    ),
+    "HardSigmoid": lambda i, a: (float(a.get("alpha", 0.2)) * needed(i, 0) + float(a.get("beta", 0.5))).clamp(0.0, 1.0),
     "LeakyRelu": lambda i, a: F.leaky_relu(needed(i, 0), float(a.get("alpha", 0.01))),
     "Elu": lambda i, a: F.elu(needed(i, 0), float(a.get("alpha", 1.0))),
     "Celu": lambda i, a: F.celu(needed(i, 0), float(a.get("alpha", 1.0))),
