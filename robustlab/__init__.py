@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from robustlab import attacks, datasets
     from robustlab.compress import compress, qat
     from robustlab.core import L1, L2, Lattice, Linf, RobustlabError
-    from robustlab.deploy import Preprocessing, deploy, load, optimize, save
+    from robustlab.deploy import CallableModel, Preprocessing, deploy, load, optimize, save
     from robustlab.evaluate import evaluate
     from robustlab.evaluate.audit import audit
 
 __version__ = "0.1.0"
 
 _WHERE = {
+    "CallableModel": "robustlab.deploy",
     "L1": "robustlab.core",
     "L2": "robustlab.core",
     "Lattice": "robustlab.core",
@@ -52,6 +53,7 @@ _MODULES = ("attacks", "datasets")
 __all__ = [
     "L1",
     "L2",
+    "CallableModel",
     "Lattice",
     "Linf",
     "Preprocessing",

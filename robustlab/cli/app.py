@@ -14,6 +14,7 @@ from robustlab.cli.attack import attack
 from robustlab.cli.audit import audit
 from robustlab.cli.bench import app as bench
 from robustlab.cli.compress import compress
+from robustlab.cli.convert import convert
 from robustlab.cli.corrupt import corrupt
 from robustlab.cli.doctor import doctor
 from robustlab.cli.errors import OptionError, describe, one_line, usage_error
@@ -36,6 +37,7 @@ app.command()(evaluate)
 app.command()(attack)
 app.command()(corrupt)
 app.command()(compress)
+app.command()(convert)
 app.command()(allocate)
 app.command()(audit)
 app.command()(faults)

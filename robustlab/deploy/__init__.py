@@ -2,7 +2,7 @@
 
 from robustlab.deploy.deploying import deploy, simulated_twin
 from robustlab.deploy.file import ModelFile, read_model_file, save
-from robustlab.deploy.foreign import ForeignModel, Preprocessing
+from robustlab.deploy.foreign import CallableModel, ForeignModel, Preprocessing
 from robustlab.deploy.graph import FusedSegment, FusionReport, OptimizedModel, optimize, unoptimized
 from robustlab.deploy.inspection import (
     LayerCost,
@@ -23,6 +23,7 @@ from robustlab.deploy.packed import PackedLayer
 from robustlab.deploy.surrogate import StraightThrough, Surrogate, set_surrogate
 
 __all__ = [
+    "CallableModel",
     "ForeignModel",
     "FusedSegment",
     "FusionReport",

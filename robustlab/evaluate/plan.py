@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +28,11 @@ from robustlab.evaluate.probe import check_answers, check_parameters, has_gradie
 from robustlab.evaluate.sampling import Restricted
 from robustlab.evaluate.store import SCHEMA, digest
 from robustlab.evaluate.suites import CUSTOM, Suite, load_suite
+from robustlab.evaluate.suspicion import IMAGES, suspect
 from robustlab.evaluate.transferred import TransferCondition
 from robustlab.kernels import backend
+
+_log = logging.getLogger(__name__)
 
 # Samples per cell of the store. It is part of every key and therefore fixed: it may not depend on the batch size.
 # Round limits are whole shards, so that a larger one finds the cells of a smaller one.
@@ -326,7 +330,19 @@ def make_plan(
     for condition in plan.conditions:
         for subject in subjects:
             plan.bound(subject, condition)  # what does not fit is refused here
+    _check_preprocessing(subjects, dataset, device)
     return plan
+
+
+def _check_preprocessing(subjects: Sequence[Subject], data: Dataset, device: str) -> None:
+    """Say in the log where a foreign model is probably not shown what it was trained on."""
+    for subject in subjects:
+        if isinstance(subject.model, ForeignModel):
+            shown = min(IMAGES, len(data))
+            images, labels = read_batch(data, [index * len(data) // shown for index in range(shown)])
+            suspicion = suspect(subject.model, images.to(device), labels.to(device))
+            if suspicion is not None:
+                _log.warning("model %s: %s", subject.name, suspicion.text)
 
 
 def _differentiates(condition: Condition) -> bool:

@@ -1,6 +1,7 @@
 """Models that were made elsewhere, run by what they were made for: the verdict on an attack is always taken there."""
 
 from robustlab.deploy.foreign.base import ForeignModel, foreign_of
+from robustlab.deploy.foreign.callables import CallableModel
 from robustlab.deploy.foreign.preprocessing import Preprocessing
 
-__all__ = ["ForeignModel", "Preprocessing", "foreign_of"]
+__all__ = ["CallableModel", "ForeignModel", "Preprocessing", "foreign_of"]
