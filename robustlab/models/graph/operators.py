@@ -204,7 +204,8 @@ def _einsum(inputs: Inputs, a: Attributes) -> Tensor:
 def _scaled(inputs: Inputs, a: Attributes) -> Tensor:
     """Ours: codes of one grid read on another; attributes of both, see `robustlab.deploy.foreign`."""
     x = needed(inputs, 0)
-    return (x / a["scale"] + (a["zero_point"] - a["new_zero_point"])) * a["new_scale"]
+    result: Tensor = (x / a["scale"] + (a["zero_point"] - a["new_zero_point"])) * a["new_scale"]
+    return result
 
 
 OPERATORS: dict[str, Operator] = {

@@ -125,7 +125,8 @@ def _spatial(x: Tensor) -> list[int]:
 
 def _lp_pool(inputs: Inputs, a: Attributes) -> Tensor:
     x = needed(inputs, 0)
-    return x.norm(float(a.get("p", 2)), _spatial(x), True)
+    result: Tensor = x.norm(float(a.get("p", 2)), _spatial(x), True)
+    return result
 
 
 WINDOWS: dict[str, Operator] = {
