@@ -186,10 +186,8 @@ def _evaluate(
         torch.set_num_threads(check_int("--threads", threads, 1, 1024))
     models: list[str] | dict[str, nn.Module | str] = [f"robustlab:{name}" for name in BUNDLED]
     dataset: Dataset | str = data
-    if specs or schemes or image_size is not None or pipeline is not None:
-        models, dataset = with_twins(specs, schemes, data, _say, image_size, pipeline)
-    if specs or schemes or image_size is not None or preprocessing is not None:
-        models, dataset = with_twins(specs, schemes, data, _say, image_size, preprocessing)
+    if specs or schemes or any(given is not None for given in (image_size, pipeline, preprocessing)):
+        models, dataset = with_twins(specs, schemes, data, _say, image_size, pipeline, preprocessing)
     with watch() as watcher:
         results = run_evaluation(
             models,
