@@ -24,6 +24,7 @@ from robustlab.compress.starting import fit_norms_to_signs, starting
 from robustlab.compress.structure import Layer, replace, shared_names, trace
 from robustlab.compress.suitable import check_finite, check_signs, check_zeros, watched
 from robustlab.compress.weight_grid import PLAIN, WeightScheme
+from robustlab.core.access import runs_elsewhere
 from robustlab.core.errors import ArgumentError, check_images, invalid
 from robustlab.core.frozen import frozen
 from robustlab.core.keys import sample_keys, uniform
@@ -123,6 +124,8 @@ def _compressed(
 ) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise invalid("model", type(model).__name__, "an nn.Module")
+    if runs_elsewhere(model):
+        raise invalid("model", type(model).__name__, "a model that torch runs (robustlab convert puts ONNX on kernels)")
     spec.check(model)
     if not (spec.weight_scheme.plain or method.any_grid):
         raise refused_scheme(spec.weight_scheme, type(method).__name__)

@@ -13,6 +13,11 @@ LEVELS: tuple[Access, ...] = ("labels", "scores", "gradient")
 _ATTRIBUTE = "robustlab_access"
 
 
+def runs_elsewhere(model: object) -> bool:
+    """Whether a model declares what it gives, as only models do that another runtime runs."""
+    return hasattr(model, _ATTRIBUTE)
+
+
 def access_of(model: nn.Module) -> Access:
     """What `model` declares to give; ``gradient`` for a module that declares nothing."""
     declared = getattr(model, _ATTRIBUTE, "gradient")

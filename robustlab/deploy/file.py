@@ -24,6 +24,7 @@ from robustlab.compress.freeze import FrozenLayer
 from robustlab.compress.layers import Affine, CompressedLayer
 from robustlab.compress.parts import Parts
 from robustlab.compress.structure import BatchNorm, replace
+from robustlab.core.access import runs_elsewhere
 from robustlab.core.digest import tensors_digest
 from robustlab.core.errors import ArgumentError, ModelFileError, invalid
 from robustlab.core.frozen import frozen
@@ -57,7 +58,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     Raises `ArgumentError` for a compressed model that is not deployed yet or a path that cannot be written.
     """
     target, model = Path(path), unoptimized(model)
-    if any(isinstance(module, (CompressedLayer, FrozenLayer)) for module in model.modules()):
+    foreign = runs_elsewhere(model)
+    if foreign or any(isinstance(module, (CompressedLayer, FrozenLayer)) for module in model.modules()):
         raise invalid("model", type(model).__name__, "a deployed model, from robustlab.deploy(...), or a float model")
     if not target.parent.is_dir():
         raise invalid("path", str(target), "a file in an existing folder")

@@ -55,7 +55,7 @@ class CallableModel(ForeignModel):
         self.robustlab_access = access
         self.arrays = arrays
         self.identity = identity or f"unknown-{uuid.uuid4()}"
-        self.source = name or getattr(function, "__qualname__", type(function).__name__)
+        self.source = name or str(getattr(function, "__qualname__", type(function).__name__))
         self._function = function
         set_info(self, ModelInfo(name=self.source, architecture="callable:python"))
 

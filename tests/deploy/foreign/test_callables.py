@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,14 @@ def test_an_attack_that_needs_more_says_so_before_it_asks() -> None:
 def test_other_answers_are_refused(answer: Any, access: Any, found: str) -> None:
     with pytest.raises(RobustlabError, match=found):
         rl.CallableModel(lambda x: answer, 4, access=access)(IMAGES)
+
+
+def test_what_runs_elsewhere_is_neither_compressed_nor_saved(tmp_path: Path) -> None:
+    model = rl.CallableModel(scores, 4)
+    with pytest.raises(ArgumentError, match="a model that torch runs"):
+        rl.compress(model, calibration=IMAGES)
+    with pytest.raises(ArgumentError, match="a deployed model"):
+        rl.save(model, tmp_path / "m.safetensors")
 
 
 def test_only_a_named_identity_is_the_same_model_again() -> None:
