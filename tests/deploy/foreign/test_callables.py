@@ -76,7 +76,7 @@ def test_other_answers_are_refused(answer: Any, access: Any, found: str) -> None
 def test_what_runs_elsewhere_is_neither_compressed_nor_saved(tmp_path: Path) -> None:
     model = rl.CallableModel(scores, 4)
     with pytest.raises(ArgumentError, match="a model that torch runs"):
-        rl.compress(model, calibration=IMAGES)
+        rl.compress(model, weights=8, activations=8, calibration=IMAGES)
     with pytest.raises(ArgumentError, match="a deployed model"):
         rl.save(model, tmp_path / "m.safetensors")
 
