@@ -184,23 +184,22 @@ def table(rows: list[dict[str, Any]], versions: dict[str, str]) -> str:
         f" torch {versions['torch']}, one thread, {versions['machine']}.",
         "",
         "Robust accuracy in percent, with its standard error. *10 steps* is torchattacks' AutoAttack as it comes;"
-        " *100 steps* is the same with the published steps, as ours has. *Of theirs* is how many of the images that it"
-        " breaks ours breaks too. Seconds are process time; the machine had other work.",
+        " *100 steps* is the same with the published steps, as ours has; empty: not run. *Of theirs* is how many of the"
+        " images that it breaks ours breaks too. How fast: benchmarks/attacks.md.",
         "",
         "| model | eps | images | clean | PGD | 10 steps | 100 steps | ours | of theirs, 10 | of theirs, 100"
-        " | certified | s, 10 | s, 100 | s, ours |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        " | certified |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         eps = f"{row['eps'] * 255:g}/255" if row["data"] == "cifar10" else f"{row['eps']:g}"
         ours, sides = row["ours"], [row.get(side) for side in ("reference", "published")]
         robust = [f"{s['robust']:.1f}" if s else "" for s in sides]
         shared = [f"{s['also_broken_by_ours']}/{s['breaks']}" if s else "" for s in sides]
-        seconds = [f"{s['cpu_seconds']:.0f}" if s else "" for s in (*sides, ours)]
         certified = "" if row["certified"] is None else f"{row['certified']:.1f}"
         mine = f"{ours['robust']:.1f} ± {ours['standard_error']:.1f}"
         start = [row["model"], eps, row["images"], f"{row['clean']:.1f}", f"{row['pgd']:.1f}"]
-        lines.append("| " + " | ".join(map(str, [*start, *robust, mine, *shared, certified, *seconds])) + " |")
+        lines.append("| " + " | ".join(map(str, [*start, *robust, mine, *shared, certified])) + " |")
     return "\n".join(lines) + "\n"
 
 
