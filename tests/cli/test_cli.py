@@ -159,7 +159,7 @@ def test_help_does_not_import_torch() -> None:
         (["evaluate", "--model", "robustlab:signs_float", "--compress", "w9a9"], ["--compress is 'w9a9'", "w2a2"]),
         (["evaluate", "--model", "robustlab:signs_float", "--data", "nope"], ["data is 'nope'", "signs"]),
         (["evaluate", "--model", "robustlab:signs_float", "--data", "imagefolder:nowhere"], ["nowhere"]),
-        (["frobnicate"], ["'frobnicate'", "evaluate, ", "compress, allocate, ", "show, list, doctor"]),
+        (["frobnicate"], ["'frobnicate'", "allowed: evaluate, ", "compress, ", "show, list, doctor"]),
         (["list"], ["kind"]),
         (["list", "colours"], ["kind is 'colours'", "models, datasets, attacks, corruptions, ", "suites"]),
         (["show", "nowhere"], ["model is 'nowhere'"]),
