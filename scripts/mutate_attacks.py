@@ -35,8 +35,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("tests/attacks", "tests/core/test_balls.py")
-EQUIVALENT = {"fgsm:no-projection"}
-"""Breaks that change nothing: one step of length eps never leaves the ball."""
+EQUIVALENT = {"fgsm:no-projection", "square:no-projection"}
+"""Breaks that change nothing: one step of length eps never leaves the ball, and Square scales what it draws to eps."""
 LOSSES = ("cross_entropy", "margin", "dlr", "targeted_dlr")
 
 
