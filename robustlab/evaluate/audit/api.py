@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,10 @@ def audit(
         }
     )
     ledger = Ledger(folder, key)
-    with _evaluating(network, other):
+    with ExitStack() as stack:
+        for used in (network, other):
+            if used is not None:
+                stack.enter_context(frozen(used))
         _check_finite(network, images, seed)
         shifting = is_random(network, images[: min(8, len(images))], seed)
         target = Target(network, chosen, images, labels, seed, shifting, len(dataset.class_names))
@@ -171,26 +175,6 @@ def _images(
         if model is not None:
             check_answers(model_name(model), model, images[:1], dataset, min(DEFAULT_TILE, 8))
     return images, labels
-
-
-class _evaluating:
-    """Both models in eval mode without parameter gradients; restored at the end."""
-
-    def __init__(self, *models: nn.Module | None) -> None:
-        self._models = [model for model in models if model is not None]
-
-    def __enter__(self) -> None:
-        self._modes = [(m, m.training) for model in self._models for m in model.modules()]
-        self._grads = [(p, p.requires_grad) for model in self._models for p in model.parameters()]
-        for model in self._models:
-            model.eval()
-            model.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for module, mode in self._modes:
-            module.training = mode
-        for parameter, needed in self._grads:
-            parameter.requires_grad_(needed)
 
 
 __all__ = ["DEFAULT_LIMIT", "VERSION", "audit"]
