@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustlab.attacks._goal import Goal, Loss, cross_entropy, finite_rows
 from robustlab.core import Tiled
 from robustlab.core.errors import ArgumentError, invalid
-from robustlab.core.tiles import pad_rows, tiles
+from robustlab.core.tiles import DEFAULT_TILE, pad_rows, tiles
 
 
 def network_of(model: nn.Module) -> nn.Module:
@@ -102,6 +102,11 @@ class Victim:
         self.gradients = torch.zeros(count, dtype=torch.int64)
         self._model = model
         self._draws = draws
+
+    def turn(self, count: int, device: torch.device) -> int:
+        """How many of `count` samples to ask at once, where samples can take turns."""
+        # Without tiles of its own, what a CPU is asked at once should stay in its cache.
+        return self.tile or (DEFAULT_TILE if device.type == "cpu" else count)
 
     def in_tiles(self, function: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> list[Tensor]:
         """Apply `function` to aligned batches (n, ...), n >= 1, tile by tile; it does not count."""

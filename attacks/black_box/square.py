@@ -23,7 +23,6 @@ from robustlab.attacks._victim import Victim
 from robustlab.attacks.black_box._squares import DRAW_LIMIT, DRAWS, Moves, moves_in
 from robustlab.core import keys as _keys
 from robustlab.core.errors import check_int, check_number
-from robustlab.core.tiles import DEFAULT_TILE
 
 _BLOCK = 256  # Steps whose random numbers are drawn at once: a generator costs as much as a few hundred numbers.
 _START = 0  # Stands where a side would: the first query is on the published start.
@@ -110,8 +109,7 @@ class _Search:
     def run(self) -> None:
         """Until every sample has reached its goal, has used its queries, or stopped giving finite logits."""
         waiting = np.arange(len(self.rows))
-        # Without tiles of its own, what a CPU is asked at once should stay in its cache.
-        width = self.victim.tile or (DEFAULT_TILE if self.rows.device.type == "cpu" else len(waiting))
+        width = self.victim.turn(len(waiting), self.rows.device)
         while len(waiting):
             # Who waits longest comes first, so that samples of one turn are at the same query or one apart.
             turn = waiting[:width]

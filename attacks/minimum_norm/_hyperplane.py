@@ -1,4 +1,4 @@
-"""The nearest point of a hyperplane inside the image box, exactly, in l_inf, l_2 and l_1.
+"""The nearest point of a hyperplane inside the image box, exactly, in l_inf, l_2 and l_1, and FAB's step towards it.
 
 The problem of Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML
 2020, section 2: minimise ||d||_p subject to <normal, d> = shift and x + d in [0, 1].
@@ -8,6 +8,26 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from robustlab.attacks.minimum_norm._norms import norm
+from robustlab.kernels import boundary
+
+
+def boundary_step(
+    norm_name: str, x: Tensor, origin: Tensor, normal: Tensor, gap: Tensor, *, alpha_max: float, eta: float
+) -> Tensor:
+    """FAB's iterate after `x` (n, D), whose linearised boundary is where <normal, d> = -gap (n,).
+
+    It lies between `eta` times the steps onto the boundary from `x` and from `origin` (n, D), with a weight of the
+    latter that is at most `alpha_max`, and in [0, 1].
+    """
+    if boundary.can_step(norm_name, x):
+        return boundary.boundary_step(norm_name, x, origin, normal, gap, alpha_max=alpha_max, eta=eta)
+    onward = step_onto(norm_name, x, normal, -gap)
+    anew = step_onto(norm_name, origin, normal, -gap + (normal * (x - origin)).sum(dim=1))
+    length, again = (norm(norm_name, d).clamp(min=1e-8) for d in (onward, anew))
+    alpha = (length / (length + again)).clamp(max=alpha_max)[:, None]
+    return ((x + eta * onward) * (1 - alpha) + (origin + eta * anew) * alpha).clamp(0, 1)
 
 
 def step_onto(norm_name: str, x: Tensor, normal: Tensor, shift: Tensor) -> Tensor:

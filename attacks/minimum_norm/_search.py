@@ -76,6 +76,12 @@ class Search:
         """A search of the same samples with the same findings, from which samples can leave on their own."""
         return copy.copy(self)
 
+    def at(self, rows: Tensor) -> Search:
+        """A search of the samples `rows` (m,) of this one alone, with the same findings."""
+        part = self.part()
+        part._narrow(rows)
+        return part
+
     def in_tiles(self, function: Callable[..., tuple[Tensor, ...]], *state: Tensor) -> list[Tensor]:
         """Apply ``function(origin, keys, goal, *state)`` tile by tile, so that no sample depends on its neighbours."""
         goals = goal_tensors(self.goal)
@@ -90,12 +96,11 @@ class Search:
         reached = self.goal.reached(logits)
         found = torch.nonzero(reached).flatten()
         if len(found):
-            distance, inside = self.in_tiles(
-                lambda origin, _keys, _goal, x: (self.ball.distance(x, origin), self.ball.contains(x, origin)), images
-            )
+            (distance,) = self.in_tiles(lambda origin, _keys, _goal, x: (self.ball.distance(x, origin),), images)
             nearer = found[distance[found] < self.distance[self.rows[found]]]
-            self.distance[self.rows[nearer]] = distance[nearer]
-            self._images[self.rows[nearer]], self._inside[self.rows[nearer]] = images[nearer], inside[nearer]
+            rows, these = self.rows[nearer], images[nearer]
+            self.distance[rows], self._images[rows] = distance[nearer], these
+            self._inside[rows] = self.ball.contains(these, self.origin[nearer])
         return reached
 
     def ask(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,9 +114,12 @@ class Search:
         if bool(stay.all()):
             return list(state)
         rows = torch.nonzero(stay).flatten()
+        self._narrow(rows)
+        return [t.index_select(0, rows) for t in state]
+
+    def _narrow(self, rows: Tensor) -> None:
         self.goal, self.keys = self.goal.at(rows), self.keys[rows.to(self.keys.device)]
-        self.rows, self.origin, *shortened = (t.index_select(0, rows) for t in (self.rows, self.origin, *state))
-        return shortened
+        self.rows, self.origin = self.rows.index_select(0, rows), self.origin.index_select(0, rows)
 
     def check(self, *parts: Tensor) -> Tensor:
         """bool (n,): samples whose values are finite in all `parts` (n, ...). The others count as not attacked."""

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from robustlab.attacks._goal import Goal
 from robustlab.attacks._slugs import Option
-from robustlab.attacks.minimum_norm._hyperplane import step_onto
-from robustlab.attacks.minimum_norm._norms import norm
+from robustlab.attacks.minimum_norm._hyperplane import boundary_step
+from robustlab.attacks.minimum_norm._norms import column
 from robustlab.attacks.minimum_norm._search import MinimumNorm, Search, warn_if_masked
 from robustlab.core.errors import check_int, check_number
 
@@ -69,53 +69,73 @@ class FABT(MinimumNorm):
         check_number("beta", self.beta, 0.0, 1 - 1e-9, open_low=True)
 
     def _search(self, search: Search) -> None:
+        _Walks(self, search).run()
+
+    def _step(self, x: Tensor, origin: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
+        """From `x` (n, ...), where the wanted class is `gap` (n,) in front of the label, to the following iterates."""
+        rows = (x.flatten(1), origin.flatten(1), gradient.flatten(1), gap)
+        return boundary_step(self.ball.norm_name, *rows, alpha_max=self.alpha_max, eta=self.eta).reshape(x.shape)
+
+
+class _Walks:
+    """One walk for each sample of a search, towards one class after the other.
+
+    No walk depends on another, so they take turns, and no call of a `Tiled` model is half empty.
+
+    Attributes:
+        classes: int64 (n, K), the classes that a sample's walk aims at, in order.
+        x: (n, C, H, W), where it is.
+        made: int64 (n,), steps that it has made, towards all classes.
+    """
+
+    def __init__(self, attack: FABT, search: Search) -> None:
+        self.attack, self.search = attack, search
         others = search.clean.scatter(1, search.goal.labels[:, None], -torch.inf)
         order = others.argsort(dim=1, descending=True, stable=True)
-        for rank in range(min(self.classes, order.shape[1] - 1)):
-            self._aim(search.part(), order[:, rank], first=rank == 0)
-            (order,) = search.keep(search.alive() & ~search.inside(), order)
-            if not len(search.rows):
-                return
+        self.classes = order[:, : min(attack.classes, order.shape[1] - 1)]
+        self.x = search.origin.clone()
+        self.made = torch.zeros_like(search.goal.labels)
 
-    def _aim(self, search: Search, targets: Tensor, *, first: bool) -> None:
-        """All steps towards the classes `targets` (n,), one for every sample that looks."""
-        victim, x = search.victim, search.origin
+    def run(self) -> None:
+        """Until every sample has made all steps, has an image that is near enough, or stopped giving finite values."""
+        waiting = torch.arange(len(self.x), device=self.x.device)
+        width = self.search.victim.turn(len(waiting), waiting.device)
+        first = True
+        while len(waiting):
+            # Who has waited longest comes first.
+            waiting = torch.cat([waiting[width:], self._turn(waiting[:width], warn=first)])
+            first = False
+
+    def _turn(self, at: Tensor, *, warn: bool) -> Tensor:
+        """One step of the walks `at` (m,): those that go on."""
+        search, steps = self.search.at(at), self.attack.steps
+        victim, x = search.victim, self.x.index_select(0, at)
+        targets = self.classes[at, self.made[at] // steps]
 
         def tile(origin: Tensor, _keys: Tensor, goal: Goal, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             x = search.shown(x, origin)
             logits, gradient = victim.differentiate_tile(x, Goal(goal.labels, targets), _gap)
             gap = _gap(logits, Goal(goal.labels, targets)).to(x.dtype)
-            return self._step(x, origin, gap, gradient), gradient
+            return self.attack._step(x, origin, gap, gradient), gradient
 
-        def back(origin: Tensor, _keys: Tensor, _goal: Goal, x: Tensor) -> tuple[Tensor]:
-            return (origin + (x - origin) * self.beta,)
-
-        for step in range(self.steps):
-            x, gradient = search.in_tiles(tile, x, targets)
-            victim.count(search.rows, gradient=True)
-            if first and step == 0:
-                warn_if_masked(victim, gradient)
-            x, targets = search.keep(search.check(x, gradient), x, targets)
-            if not len(x):
-                return
-            _, reached, finite = search.ask(x)
-            stay = finite & ~search.inside()
-            x, targets, reached = search.keep(stay, x, targets, reached)
-            if not len(x):
-                return
-            if bool(reached.any()):
-                x = torch.where(reached[:, None, None, None], search.in_tiles(back, x)[0], x)
-
-    def _step(self, x: Tensor, origin: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
-        """From `x` (n, ...), where the wanted class is `gap` (n,) in front of the label, to the following iterates."""
-        here, start, normal = x.flatten(1), origin.flatten(1), gradient.flatten(1)
-        norm_name = self.ball.norm_name
-        onward = step_onto(norm_name, here, normal, -gap)
-        anew = step_onto(norm_name, start, normal, -gap + (normal * (here - start)).sum(dim=1))
-        length, again = (norm(norm_name, d).clamp(min=1e-8) for d in (onward, anew))
-        alpha = (length / (length + again)).clamp(max=self.alpha_max)[:, None]
-        following = (here + self.eta * onward) * (1 - alpha) + (start + self.eta * anew) * alpha
-        return following.clamp(0, 1).reshape(x.shape)
+        x, gradient = search.in_tiles(tile, x, targets)
+        victim.count(search.rows, gradient=True)
+        if warn:
+            warn_if_masked(victim, gradient)
+        x, at = search.keep(search.check(x, gradient), x, at)
+        if not len(at):
+            return at
+        _, reached, finite = search.ask(x)
+        x, at, reached = search.keep(finite & ~search.inside(), x, at, reached)
+        made = self.made[at] + 1
+        anew = made % steps == 0  # Towards the next class, from the clean image.
+        share = torch.where(reached, self.attack.beta, 1.0).masked_fill(anew, 0)
+        moved = torch.nonzero(share != 1).flatten()
+        if len(moved):
+            origin = search.origin.index_select(0, moved)
+            x[moved] = origin + (x.index_select(0, moved) - origin) * column(share[moved], origin).to(origin.dtype)
+        self.x[at], self.made[at] = x, made
+        return at[made < steps * self.classes.shape[1]]
 
 
 def _gap(logits: Tensor, goal: Goal) -> Tensor:

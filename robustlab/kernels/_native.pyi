@@ -23,6 +23,18 @@ def conv2d(
     scale_x: float,
     doubled_zero_x: int,
 ) -> None: ...
+def boundary_step(
+    backend: str,
+    threads: int,
+    x: tuple[int, int],
+    origin: tuple[int, int],
+    normal: tuple[int, int],
+    gap: tuple[int, int],
+    out: tuple[int, int],
+    l2: bool,
+    alpha_max: float,
+    eta: float,
+) -> None: ...
 
 class Program:
     def value(self, kind: int, sizes: tuple[int, int, int], scale: float, doubled_zero: int, bits: int) -> int: ...

@@ -206,6 +206,20 @@ struct PackCodes {
   int64_t plane;
 };
 
+// One image of FAB's step, of `values` floats each: from x, where the linearised boundary is at <normal, d> = -gap, to
+// eta times the steps onto it from x and from origin, the latter with a weight of at most alpha_max, and into [0, 1].
+struct BoundaryStep {
+  const float* x;
+  const float* origin;
+  const float* normal;
+  float gap;
+  float* out;
+  int64_t values;
+  bool l2;   // or l_inf
+  double alpha_max;
+  float eta;
+};
+
 struct KernelTable {
   const char* name;
   // Time of one (row, panel, word) step in nanoseconds, roughly; it only decides when threads are worth their start.
@@ -221,6 +235,7 @@ struct KernelTable {
   void (*depthwise_codes)(const Depthwise& d, int32_t* out, int64_t step);   // raw = sum of u8 * s8
   void (*depthwise_bits)(const Depthwise& d, int32_t* out, int64_t step);    // raw = number of differing bits
   void (*run_steps)(const Step* steps, int64_t count, const Block& block);
+  void (*boundary_step)(const BoundaryStep& s);
   // Both may be null: then layers go through blocks.
   void (*direct_bits)(const Windows& windows, const Panels& panels, const Direct& direct) = nullptr;
   void (*direct_codes)(const Windows& windows, const Panels& panels, const Direct& direct) = nullptr;

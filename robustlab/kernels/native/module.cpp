@@ -44,6 +44,38 @@ void bind_conv2d(const std::string& backend, int threads, Span x, Span weight, u
   conv2d(kernels, threads, layer, operands);
 }
 
+// x, origin, normal and out are (rows, values), gap is (rows,).
+void bind_boundary_step(const std::string& backend, int threads, Span x, Span origin, Span normal, Span gap, Span out,
+                        bool l2, double alpha_max, double eta) {
+  const KernelTable& kernels = kernel_table(backend);
+  const int64_t rows = gap.second;
+  require(rows >= 0 && (rows == 0 ? out.second == 0 : out.second % rows == 0), "gap does not fit out");
+  for (const Span& span : {x, origin, normal, out}) {
+    require(span.second == out.second, "x, origin, normal and out of different sizes");
+    require(span.second == 0 || span.first != 0, "null pointer");
+  }
+  require(rows == 0 || gap.first != 0, "null pointer");
+  if (out.second == 0) return;
+  struct Call {
+    const KernelTable& kernels;
+    BoundaryStep first;
+    const float* gap;
+  } call{kernels, {reinterpret_cast<const float*>(x.first), reinterpret_cast<const float*>(origin.first),
+                   reinterpret_cast<const float*>(normal.first), 0.0f, reinterpret_cast<float*>(out.first),
+                   out.second / rows, l2, alpha_max, static_cast<float>(eta)},
+         reinterpret_cast<const float*>(gap.first)};
+  const Tasks tasks{[](void* context, int64_t row) {
+                      const auto& c = *static_cast<const Call*>(context);
+                      BoundaryStep s = c.first;
+                      const int64_t at = row * s.values;
+                      s.x += at, s.origin += at, s.normal += at, s.out += at, s.gap = c.gap[row];
+                      c.kernels.boundary_step(s);
+                    },
+                    &call, rows};
+  const nb::gil_scoped_release released;
+  run_parallel(rows > 1 ? threads : 1, tasks);
+}
+
 }  // namespace
 }  // namespace robustlab
 
@@ -72,5 +104,6 @@ NB_MODULE(_native, m) {
     return robustlab::measure_fork_join(threads);
   });
   m.def("conv2d", &robustlab::bind_conv2d);
+  m.def("boundary_step", &robustlab::bind_boundary_step);
   robustlab::bind_program(m);
 }

@@ -11,6 +11,7 @@ void codes_product(const Windows& windows, const Panels& panels, int32_t* out, i
 void depthwise_codes(const Depthwise& d, int32_t* out, int64_t step);
 void depthwise_bits(const Depthwise& d, int32_t* out, int64_t step);
 void unpack_codes(const uint8_t* packed, int bits, int64_t steps, int factor, int offset, uint8_t* out);
+void boundary_step(const BoundaryStep& s);
 
 }  // namespace avx2
 }  // namespace robustlab

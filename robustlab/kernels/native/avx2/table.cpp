@@ -27,7 +27,8 @@ const KernelTable& avx2_kernels() {
                                     bits_threshold<Kernels>,
                                     avx2::depthwise_codes,
                                     avx2::depthwise_bits,
-                                    run_steps<Kernels>};
+                                    run_steps<Kernels>,
+                                    avx2::boundary_step};
   return table;
 }
 

@@ -27,7 +27,8 @@ const KernelTable& neon_kernels() {
                                     bits_threshold<Kernels>,
                                     neon::depthwise_codes,
                                     neon::depthwise_bits,
-                                    run_steps<Kernels>};
+                                    run_steps<Kernels>,
+                                    neon::boundary_step};
   return table;
 }
 

@@ -10,6 +10,7 @@ void bits_product(const Windows& windows, const Panels& panels, int32_t* out, in
 void codes_product(const Windows& windows, const Panels& panels, int32_t* out, int64_t step);
 void depthwise_codes(const Depthwise& d, int32_t* out, int64_t step);
 void depthwise_bits(const Depthwise& d, int32_t* out, int64_t step);
+void boundary_step(const BoundaryStep& s);
 
 }  // namespace scalar
 }  // namespace robustlab

@@ -28,7 +28,8 @@ const KernelTable& scalar_kernels() {
                                     bits_threshold<Scalar>,
                                     scalar::depthwise_codes,
                                     scalar::depthwise_bits,
-                                    run_steps<Scalar>};
+                                    run_steps<Scalar>,
+                                    scalar::boundary_step};
   return table;
 }
 
