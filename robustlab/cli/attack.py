@@ -233,6 +233,9 @@ def _say(plan: Plan, rows: Sequence[CraftedRow], kept: dict[str, _Kept], save: S
             cells.append(f"{seen.survived} of {seen.written}")
         table.add_row(*cells)
     console(3).print(table)
+    gradient = plan.subjects[0].gradient
+    if gradient.startswith("surrogate"):
+        typer.echo(f"gradient {gradient}; every answer is the model's own")
     for row in rows:
         if row["not_attacked"]:
             typer.echo(

@@ -104,7 +104,7 @@ def craft(plan: Plan, target: str, progress: Progress) -> Iterator[tuple[AttackC
     progress.start("attack", len(plan.conditions) * plan.count)
     try:
         with frozen(subject.model):
-            tiled = Tiled(subject.model, plan.tile).eval()
+            tiled = Tiled(subject.attacked, plan.tile).eval()
             for condition in plan.conditions:
                 if not isinstance(condition, AttackCondition):
                     raise invalid("attack", condition.key, "an attack such as pgd20-linf-8of255")

@@ -23,8 +23,9 @@ from robustlab.deploy import ForeignModel, PackedLayer, fingerprint, gradient_ki
 from robustlab.evaluate.binding import Bindable, Setting, Source
 from robustlab.evaluate.conditions import Condition, needed_access
 from robustlab.evaluate.data import open_data
+from robustlab.evaluate.differentiable import differentiable
 from robustlab.evaluate.environment import torch_minor
-from robustlab.evaluate.probe import check_answers, check_parameters, has_gradient
+from robustlab.evaluate.probe import check_answers, check_parameters
 from robustlab.evaluate.sampling import Restricted
 from robustlab.evaluate.store import SCHEMA, digest
 from robustlab.evaluate.suites import CUSTOM, Suite, load_suite
@@ -46,11 +47,15 @@ Models = Model | Sequence[Model] | Mapping[str, Model]
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model under evaluation: on the device, with what identifies it."""
+    """A model under evaluation: on the device, with what identifies it.
+
+    attacked: what attacks are given, which answers exactly as `model` does; see `robustlab.evaluate.differentiable`.
+    """
 
     name: str
     source: str
     model: nn.Module
+    attacked: nn.Module
     fingerprint: str
     gradient: str
     scheme: str
@@ -118,7 +123,7 @@ class Plan:
         if not isinstance(condition, Bindable):
             return condition
         others = tuple(
-            Source(f"{other.fingerprint} {other.gradient}", other.model, other.gradient != "none")
+            Source(f"{other.fingerprint} {other.gradient}", other.attacked, other.gradient != "none")
             for other in self.subjects
             if other is not subject
         )
@@ -244,18 +249,19 @@ def _subject(named: _Named, images: Tensor, data: Dataset, tile: int, device: st
     """A model, checked on one tile of images; with `gradients`, one that has none gets the gradient "none"."""
     placed = _optimized(_place(named.model, device), device)
     check_answers(named.name, placed, images.to(device), data, tile)
-    access = access_of(named.model)
-    differentiable = not gradients
+    access, attacked, gradient = access_of(named.model), placed, gradient_kind(named.model)
     if gradients and access == "gradient":
-        differentiable = has_gradient(named.name, placed, images.to(device), tile)
-    if access == "gradient" and not differentiable:
+        found = differentiable(named.name, placed, images.to(device), tile)
+        attacked, gradient = found.model, found.gradient
+    if access == "gradient" and gradient == "none":
         access = "scores"
     return Subject(
         name=named.name,
         source=named.source,
         model=placed,
+        attacked=attacked,
         fingerprint=fingerprint(named.model),
-        gradient=gradient_kind(named.model) if differentiable else "none",
+        gradient=gradient if access == "gradient" else "none",
         scheme=scheme(named.model),
         access=access,
     )

@@ -66,8 +66,8 @@ def check_answers(name: str, model: nn.Module, images: Tensor, data: Dataset, ti
         raise invalid(argument, f"made for other classes ({odd})", f"models of the classes of {data.name}")
 
 
-def has_gradient(name: str, model: nn.Module, images: Tensor, tile: int) -> bool:
-    """Whether the model's logits differentiate with respect to its images (N, 3, H, W); if not, say so in the log."""
+def input_gradient(name: str, model: nn.Module, images: Tensor, tile: int) -> tuple[Tensor | None, str]:
+    """How the margin of the model's own predictions falls with its images, (N, 3, H, W), or None and the reason."""
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         leaf = images.detach().clone().requires_grad_()
         reason = "its output does not depend on its images through operations with a gradient"
@@ -75,11 +75,16 @@ def has_gradient(name: str, model: nn.Module, images: Tensor, tile: int) -> bool
         try:
             logits = Tiled(model, tile)(leaf)
             if logits.requires_grad:
-                (gradient,) = torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+                loss = margin(logits, logits.argmax(dim=1))
+                (gradient,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
         except torch.OutOfMemoryError as error:
             raise invalid(f"model {name}", _reason(error), f"a model whose gradient fits for {tile} images") from error
         except _MODEL_ERRORS as error:
             reason = _reason(error)  # Such as an operator without a derivative, or one that breaks another's.
-    if gradient is None:
-        _log.warning("model %s has no gradient (%s): gradient attacks on it are not_attacked", name, reason)
-    return gradient is not None
+    return gradient, reason
+
+
+def margin(logits: Tensor, classes: Tensor) -> Tensor:
+    """The largest other logit minus that of the class, for each of N: logits (N, K >= 2), classes int64 (N,)."""
+    own = logits.gather(1, classes[:, None])[:, 0]
+    return logits.scatter(1, classes[:, None], -torch.inf).amax(dim=1) - own

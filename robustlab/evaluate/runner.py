@@ -102,7 +102,7 @@ class _Grid:
         self._progress = progress
         self._listener = listener
         self._clean = _CleanImages(plan)
-        self._tiled = {s.name: Tiled(s.model, plan.tile).eval() for s in plan.subjects}
+        self._tiled = {s.name: Tiled(s.attacked, plan.tile).eval() for s in plan.subjects}
         self._bound: dict[str, Condition] = {}  # of the condition that is being run
         self._reference = Reference(plan, store, self._tiled, self._clean.get)
         self._spread = Spread()

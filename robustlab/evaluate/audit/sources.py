@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from robustlab.core.subgradients import SIGN_SURROGATES
 from robustlab.deploy import PackedLayer, StraightThrough
+from robustlab.deploy.repair import LEAK, Repaired, replaced
 from robustlab.deploy.surrogate import Surrogate
-from robustlab.evaluate.audit.repair import Repaired
-from robustlab.evaluate.audit.straight import LEAK, replaced
 from robustlab.kernels import ActivationSpec
 
 DRAWS = 8

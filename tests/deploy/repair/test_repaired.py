@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from robustlab.attacks._goal import Goal, margin
 from robustlab.attacks._victim import logits_and_gradient
-from robustlab.evaluate.audit.repair import Repaired
+from robustlab.deploy.repair import Repaired
 from robustlab.evaluate.audit.sources import Borrowed, Tempered, WithSurrogate, make_sources
 
 # A test has no package of its own to import it from.
-_toys = runpy.run_path(str(Path(__file__).with_name("toys.py")))
+_toys = runpy.run_path(str(Path(__file__).parents[2] / "evaluate" / "audit" / "toys.py"))
 MASKS, SIZE, Network, NoBackward, Toy = (
     _toys["MASKS"],
     _toys["SIZE"],
