@@ -79,18 +79,17 @@ def parse_radius(text: str) -> Ball:
     """``8/255``, ``0.03`` or a ball's slug; raises an error of one line."""
     from robustlab.core import ArgumentError, Linf
     from robustlab.core.balls import parse_ball
+    from robustlab.evaluate.audit.api import can_audit
 
     allowed = "a radius > 0 such as 8/255 or 0.3 for linf, or a ball such as linf-8of255 or l2-0.5"
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/(\d+))?", text)
     try:
-        if match is None:
-            return parse_ball(text)
-        below = int(match[2] or 1)
-        if not below or not float(match[1]):
-            raise bad_value("--eps", text, allowed)
-        return Linf(float(match[1]) / below)
-    except ArgumentError:
+        ball = parse_ball(text) if match is None else Linf(float(match[1]) / int(match[2] or 1))
+    except (ArgumentError, ZeroDivisionError):
         raise bad_value("--eps", text, allowed) from None
+    if not can_audit(ball):
+        raise bad_value("--eps", text, allowed)
+    return ball
 
 
 def _audit(

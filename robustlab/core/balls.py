@@ -119,7 +119,7 @@ class Linf(Ball):
         """See `Ball.project`."""
         if bool(torch.isnan(x.sum())):  # One pass to know that there is no NaN; -inf with inf are looked at in vain.
             x = torch.where(torch.isnan(x), origin, x)
-        return torch.minimum(torch.maximum(x, (origin - self.eps).clamp(min=0)), (origin + self.eps).clamp(max=1))
+        return x.clamp((origin - self.eps).clamp_(min=0), (origin + self.eps).clamp_(max=1))
 
     def random_start(self, origin: Tensor, keys: Tensor) -> Tensor:
         """See `Ball.random_start`."""

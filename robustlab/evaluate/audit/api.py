@@ -148,9 +148,14 @@ def _ball(ball: Ball | str | None) -> Ball:
     chosen = parse_ball(ball) if isinstance(ball, str) else ball
     if not isinstance(chosen, Ball):
         raise invalid("ball", ball, "a ball such as Linf(8 / 255), or its slug such as linf-8of255")
-    if chosen.norm_name not in ("linf", "l2") or not 0 < chosen.eps < float("inf"):
+    if not can_audit(chosen):
         raise invalid("ball", chosen.slug, "an linf or l2 ball of finite radius > 0")
     return chosen
+
+
+def can_audit(ball: Ball) -> bool:
+    """Whether an audit knows attacks for this threat model: linf or l2, of a finite radius above 0."""
+    return ball.norm_name in ("linf", "l2") and 0 < ball.eps < float("inf")
 
 
 def _model(argument: str, model: nn.Module | str) -> nn.Module:
