@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from robustlab import attacks, datasets
     from robustlab.compress import compress, qat
     from robustlab.core import L1, L2, Lattice, Linf, RobustlabError
-    from robustlab.deploy import CallableModel, Preprocessing, deploy, load, optimize, save
+    from robustlab.deploy import CallableModel, Preprocessing, deploy, from_torch, load, optimize, save
     from robustlab.evaluate import evaluate
     from robustlab.evaluate.audit import audit
 
@@ -42,6 +42,7 @@ _WHERE = {
     "compress": "robustlab.compress",
     "qat": "robustlab.compress",
     "deploy": "robustlab.deploy",
+    "from_torch": "robustlab.deploy",
     "load": "robustlab.deploy",
     "optimize": "robustlab.deploy",
     "save": "robustlab.deploy",
@@ -64,6 +65,7 @@ __all__ = [
     "datasets",
     "deploy",
     "evaluate",
+    "from_torch",
     "load",
     "optimize",
     "qat",

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 
 def update_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    """Feed name, type, shape and bytes of a tensor to a hash."""
+    """Feed name, type, shape and bytes of a tensor to a hash; of a tensor type that holds others, those."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, context = tensor.__tensor_flatten__()
+        digest.update(f"{name}|{type(tensor).__qualname__}|{context!r}|".encode())
+        for inner in names:
+            update_digest(digest, f"{name}.{inner}", getattr(tensor, inner))
+        return
     values = tensor.detach().cpu().contiguous()
     digest.update(f"{name}|{values.dtype}|{tuple(values.shape)}|".encode())
     if values.numel():

@@ -10,6 +10,14 @@ import torch
 from torch import nn
 
 
+def _evaluating(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError:  # exported programs have no modes, and refuse to be asked
+        for module in model.modules():
+            module.training = False
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """Put `model` in eval mode without parameter gradients, and restore everything at the end.
@@ -23,7 +31,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     registered = [(module, dict(module._buffers)) for module in model.modules()]
     random_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()  # noqa: NPY002
     try:
-        model.eval()
+        _evaluating(model)
         for parameter, _, _ in parameters:
             parameter.requires_grad_(False)
         yield model

@@ -2,7 +2,7 @@
 
 from robustlab.deploy.deploying import deploy, simulated_twin
 from robustlab.deploy.file import ModelFile, read_model_file, save
-from robustlab.deploy.foreign import CallableModel, ForeignModel, Preprocessing
+from robustlab.deploy.foreign import CallableModel, ForeignModel, Preprocessing, from_torch
 from robustlab.deploy.graph import FusedSegment, FusionReport, OptimizedModel, optimize, unoptimized
 from robustlab.deploy.inspection import (
     LayerCost,
@@ -38,6 +38,7 @@ __all__ = [
     "class_names",
     "deploy",
     "fingerprint",
+    "from_torch",
     "gradient_kind",
     "input_size",
     "is_compressed",

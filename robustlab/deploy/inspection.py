@@ -17,6 +17,7 @@ from robustlab.compress.parts import Parts
 from robustlab.core.digest import describe_module, update_digest
 from robustlab.core.frozen import frozen
 from robustlab.deploy.foreign.base import ForeignModel
+from robustlab.deploy.foreign.torch_bits import tensor_bits, tensor_bytes
 from robustlab.deploy.graph import unoptimized
 from robustlab.deploy.packed import PackedLayer
 from robustlab.kernels import weight_planes
@@ -123,7 +124,9 @@ def scheme(model: nn.Module) -> str:
             size = module.shape[0] * module.weight().taps
             counts[f"w{module.scheme.weight_bits}a{module.scheme.activation_bits}"] += size
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
-            counts["float32"] += module.weight.numel()
+            weight, activation = tensor_bits(module.weight)
+            name = "float32" if weight == activation == FLOAT_BITS else f"w{weight}a{activation}"
+            counts[name] += module.weight.numel()
     return counts.most_common(1)[0][0] if counts else "float32"
 
 
@@ -175,7 +178,7 @@ def stored_parts(model: nn.Module) -> StoredBytes:
         if name.startswith(tuple(composed)):
             side += tensor.nbytes
         else:
-            rest += tensor.nbytes
+            rest += tensor_bytes(tensor)
     return StoredBytes(payload, scales, side, rest, weights)
 
 

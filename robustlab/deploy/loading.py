@@ -14,6 +14,7 @@ from robustlab.core.errors import invalid
 from robustlab.deploy.binary import pack_binary
 from robustlab.deploy.file import build_from_file, read_model_file
 from robustlab.deploy.foreign.preprocessing import Preprocessing
+from robustlab.deploy.foreign.torch_model import load_program
 from robustlab.kernels import backend
 from robustlab.models import ModelInfo, build, info_of, open_zoo, set_info
 from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD
@@ -34,8 +35,9 @@ def load(
     spec: ``robustlab:NAME`` (see `robustlab list models`), ``torchvision:NAME@FILE`` (a state dict; `mean` and `std`
     say what the weights expect, by default ImageNet's), the path of a file that `robustlab.save` wrote, or that of an
     ``.onnx`` file (needs ``robustlab[onnx]``), which ONNX Runtime runs; `preprocessing` says what it takes, by default
-    what a side-car ``model.onnx.json`` says, else images as they are. `factory` builds the architecture of a file that
-    was made from a class of your own.
+    what a side-car ``model.onnx.json`` says, else images as they are. ``trusted:FILE.pt2`` is an exported program of
+    torch: reading it unpickles objects, so it can run code of whoever wrote it. `factory` builds the architecture of a
+    file that was made from a class of your own.
     Raises `ArgumentError`, `DataError` or `ModelFileError`.
 
     Example: ``load("torchvision:resnet18@resnet18.safetensors")``.
@@ -55,9 +57,20 @@ def load(
         return set_info(model, with_fields(info, name=rest))
     if separator and prefix == "torchvision":
         return _torchvision(rest, mean or IMAGENET_MEAN, std or IMAGENET_STD)
-    path = Path(text)
+    trusted = bool(separator) and prefix == "trusted"
+    path = Path(rest if trusted else text)
     if not path.is_file():
         raise invalid("model", text, "robustlab:NAME, torchvision:NAME@FILE, or the path of a model file")
+    if path.suffix.lower() == ".pt2":
+        if not trusted:
+            raise invalid(
+                "model",
+                text,
+                f"trusted:{text} for a file you trust: torch unpickles exported programs, so code in it runs",
+            )
+        return load_program(path, _preprocessing(preprocessing, mean, std))
+    if trusted:
+        raise invalid("model", text, "trusted: before an exported program, FILE.pt2")
     if path.suffix.lower() == ".onnx":
         return _onnx(path, _preprocessing(preprocessing, mean, std))
     model = build_from_file(read_model_file(path), factory)

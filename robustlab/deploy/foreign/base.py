@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from robustlab.core.access import Access
@@ -36,6 +37,26 @@ class ForeignModel(nn.Module):
     def stand_in(self, images: Tensor) -> Tensor | None:
         """Logits (N, K) of the surrogate whose gradient stands in; None for a model without one."""
         return None
+
+
+class _StandIn(torch.autograd.Function):
+    """Forward: what the runtime said. Backward: to the surrogate's logits."""
+
+    @staticmethod
+    def forward(ctx: Any, surrogate: Tensor, scores: Tensor) -> Tensor:
+        """The runtime's scores."""
+        return scores.to(surrogate.device)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Hand the gradient to the surrogate."""
+        return grads[0], None
+
+
+def with_gradient_of(surrogate: Tensor, scores: Tensor) -> Tensor:
+    """`scores` (N, K) of a model, with a gradient that goes to the logits (N, K) of its surrogate."""
+    result: Tensor = _StandIn.apply(surrogate, scores)
+    return result
 
 
 def foreign_of(model: nn.Module) -> ForeignModel | None:

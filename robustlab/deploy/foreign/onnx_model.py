@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robustlab.core.errors import ModelFileError, RobustlabError, check_choice, invalid
 from robustlab.core.keys import sample_keys, uniform
 from robustlab.core.tiles import map_tiles
-from robustlab.deploy.foreign.base import ForeignModel
+from robustlab.deploy.foreign.base import ForeignModel, with_gradient_of
 from robustlab.deploy.foreign.onnx_file import OnnxFile, read_onnx
 from robustlab.deploy.foreign.onnx_runtime import Runtime
 from robustlab.deploy.foreign.onnx_translate import QuantizedLayer, Translation, UnsupportedOperators, translate
@@ -28,20 +28,6 @@ _log = logging.getLogger(__name__)
 _PROBE_SIZE = (224, 224)
 _LEAST_PROBABILITY = 1e-38  # the smallest that has a logarithm in float32 without going to subnormal numbers
 _SAME = 0.1  # a last bit that differs can move a code by a step; images mixed up differ by far more
-
-
-class _StandIn(torch.autograd.Function):
-    """Forward: what the runtime said. Backward: to the surrogate's logits."""
-
-    @staticmethod
-    def forward(ctx: Any, surrogate: Tensor, scores: Tensor) -> Tensor:
-        """The runtime's scores."""
-        return scores.to(surrogate.device)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """Hand the gradient to the surrogate."""
-        return grads[0], None
 
 
 class OnnxModel(ForeignModel):
@@ -144,8 +130,7 @@ class OnnxModel(ForeignModel):
         x = self.preprocessing(images)
         if self.surrogate is not None and torch.is_grad_enabled() and images.requires_grad:
             surrogate = self._ask_surrogate(x)
-            logits: Tensor = _StandIn.apply(surrogate, self._scores(x.detach()))
-            return logits
+            return with_gradient_of(surrogate, self._scores(x.detach()))
         return self._scores(x).to(images.device)
 
     def stand_in(self, images: Tensor) -> Tensor | None:
