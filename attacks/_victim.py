@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlab.attacks._goal import Goal, Loss, cross_entropy, finite_rows
+from robustlab.attacks._images import FastImageGradients
 from robustlab.core import Tiled
 from robustlab.core.errors import ArgumentError, invalid
 from robustlab.core.tiles import DEFAULT_TILE, pad_rows, tiles
@@ -72,7 +73,7 @@ def logits_and_gradient(
     With a `view` the model is shown ``view(images)``. Call it with parameters frozen. Raises `ArgumentError` if the
     model has no gradient.
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), FastImageGradients():
         x = images.detach().requires_grad_()
         logits = logits_of(network, x if view is None else view(x))
         goal.check(logits.shape[1])

@@ -111,7 +111,8 @@ def _move(
         return (ball.project(x + length * sparse_sign(gradient, moves.clamp(min=1)), origin),)
     following = ball.project(x + length * ball.ascent(gradient, x), origin)
     if not first:
-        following = ball.project(x + _MOMENTUM * (following - x) + (1 - _MOMENTUM) * (x - old), origin)
+        ahead = (following - x).mul_(_MOMENTUM).add_(x).add_(x - old, alpha=1 - _MOMENTUM)
+        following = ball.project(ahead, origin)
     return (following,)
 
 

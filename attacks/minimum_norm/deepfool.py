@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustlab.attacks._goal import Goal
+from robustlab.attacks._images import FastImageGradients
 from robustlab.attacks._slugs import Option
 from robustlab.attacks._victim import logits_of, no_gradient
 from robustlab.attacks.minimum_norm._norms import column, dual_norm
@@ -84,7 +85,7 @@ class DeepFool(MinimumNorm):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Following iterates and path, and the gradients they come from: of the nearest boundary."""
         norm_name = self.ball.norm_name
-        with torch.enable_grad():
+        with torch.enable_grad(), FastImageGradients():
             leaf = x.detach().requires_grad_()
             logits = logits_of(search.victim.network, leaf)
             gaps = (logits.gather(1, classes) - logits.gather(1, goal.labels[:, None])).to(x.dtype)

@@ -129,11 +129,10 @@ class _Walks:
         x, at, reached = search.keep(finite & ~search.inside(), x, at, reached)
         made = self.made[at] + 1
         anew = made % steps == 0  # Towards the next class, from the clean image.
-        share = torch.where(reached, self.attack.beta, 1.0).masked_fill(anew, 0)
-        moved = torch.nonzero(share != 1).flatten()
-        if len(moved):
-            origin = search.origin.index_select(0, moved)
-            x[moved] = origin + (x.index_select(0, moved) - origin) * column(share[moved], origin).to(origin.dtype)
+        share = torch.where(reached, self.attack.beta, 1.0).masked_fill(anew, 0).to(x.dtype)
+        moved = column(share != 1, x)
+        if bool(moved.any()):
+            x = torch.where(moved, (x - search.origin).mul_(column(share, x)).add_(search.origin), x)
         self.x[at], self.made[at] = x, made
         return at[made < steps * self.classes.shape[1]]
 

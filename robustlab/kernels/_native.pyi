@@ -35,6 +35,16 @@ def boundary_step(
     alpha_max: float,
     eta: float,
 ) -> None: ...
+def image_gradient(
+    backend: str,
+    threads: int,
+    above: tuple[int, int],
+    weights: tuple[int, int],
+    gradient: tuple[int, int],
+    images: tuple[int, int, int, int],
+    form: tuple[int, int, int],
+    place: tuple[int, int, int, int],
+) -> None: ...
 
 class Program:
     def value(self, kind: int, sizes: tuple[int, int, int], scale: float, doubled_zero: int, bits: int) -> int: ...

@@ -128,6 +128,8 @@ void check_unpack_codes(const KernelTable& table, Random& random, Case& c);
 void check_direct(const KernelTable& table, Random& random, Case& c);
 void check_steps(const KernelTable& table, Random& random, Case& c);
 void check_conv(const KernelTable& table, Random& random, Case& c);
+void check_boundary_step(const KernelTable& table, Random& random, Case& c);
+void check_image_gradient(const KernelTable& table, Random& random, Case& c);
 
 // What a quantizer makes of a number, in doubles.
 int reference_code(float x, const Quantizer& q);

@@ -17,7 +17,8 @@ const Named kChecks[] = {
     {"pack_signs", check::check_pack_signs},         {"pack_codes", check::check_pack_codes},
     {"unpack_codes", check::check_unpack_codes},     {"run_steps", check::check_steps},
     {"run_steps", check::check_steps},               {"convolution", check::check_conv},              {"direct", check::check_direct},
-    {"convolution", check::check_conv},
+    {"convolution", check::check_conv},              {"boundary_step", check::check_boundary_step},
+    {"image_gradient", check::check_image_gradient},
 };
 
 }  // namespace

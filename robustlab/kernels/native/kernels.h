@@ -220,6 +220,18 @@ struct BoundaryStep {
   float eta;
 };
 
+// Sums over outputs and taps of what a line of the gradient with respect to the output of a convolution is worth to the
+// lines of its image that it meets: out[(b * block + k) * positions + r], for r in [0, positions), is the sum of
+// rows[y][o * pitch + r + taps_x - 1 - x] * weights[(((b * outputs + o) * taps_y + y) * taps_x + x) * block + k].
+struct GradientLine {
+  const float* const* rows;   // [taps_y]
+  int64_t outputs, taps_y, taps_x, pitch;
+  int64_t positions;          // a multiple of 16
+  const float* weights;
+  int64_t blocks, block;      // block: 1, 2, 3, 4, 8 or 12
+  float* out;
+};
+
 struct KernelTable {
   const char* name;
   // Time of one (row, panel, word) step in nanoseconds, roughly; it only decides when threads are worth their start.
@@ -236,6 +248,7 @@ struct KernelTable {
   void (*depthwise_bits)(const Depthwise& d, int32_t* out, int64_t step);    // raw = number of differing bits
   void (*run_steps)(const Step* steps, int64_t count, const Block& block);
   void (*boundary_step)(const BoundaryStep& s);
+  void (*gradient_line)(const GradientLine& line);
   // Both may be null: then layers go through blocks.
   void (*direct_bits)(const Windows& windows, const Panels& panels, const Direct& direct) = nullptr;
   void (*direct_codes)(const Windows& windows, const Panels& panels, const Direct& direct) = nullptr;

@@ -28,7 +28,8 @@ const KernelTable& avx2_kernels() {
                                     avx2::depthwise_codes,
                                     avx2::depthwise_bits,
                                     run_steps<Kernels>,
-                                    avx2::boundary_step};
+                                    avx2::boundary_step,
+                                    avx2::gradient_line};
   return table;
 }
 

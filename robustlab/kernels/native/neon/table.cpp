@@ -28,7 +28,8 @@ const KernelTable& neon_kernels() {
                                     neon::depthwise_codes,
                                     neon::depthwise_bits,
                                     run_steps<Kernels>,
-                                    neon::boundary_step};
+                                    neon::boundary_step,
+                                    neon::gradient_line};
   return table;
 }
 

@@ -29,7 +29,8 @@ const KernelTable& scalar_kernels() {
                                     scalar::depthwise_codes,
                                     scalar::depthwise_bits,
                                     run_steps<Scalar>,
-                                    scalar::boundary_step};
+                                    scalar::boundary_step,
+                                    scalar::gradient_line};
   return table;
 }
 

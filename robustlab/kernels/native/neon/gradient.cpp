@@ -1,0 +1,10 @@
+#include "../generic/gradient.h"
+#include "products.h"
+
+namespace robustlab {
+namespace neon {
+
+void gradient_line(const GradientLine& line) { robustlab::gradient_line<4>(line); }
+
+}  // namespace neon
+}  // namespace robustlab
