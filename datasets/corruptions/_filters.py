@@ -56,26 +56,30 @@ def extended(x: Tensor, dim: int, margin: int, mode: str, dtype: torch.dtype | N
     return result
 
 
-def gaussian(x: Tensor, sigma: float, mode: str = "nearest", truncate: float = 4.0) -> Tensor:
+def gaussian(x: Tensor, sigma: float, mode: str = "nearest", truncate: float = 4.0, exact: bool = True) -> Tensor:
     """Gaussian filter over the last two dimensions of a float tensor, rows first.
 
-    The additions are made in the order of `scipy.ndimage.gaussian_filter`, the outermost pair of taps first, so that
-    float64 input gives its very bits, including those that decide which side of a whole level a flat area falls on.
+    The additions are made in the order of `scipy.ndimage.gaussian_filter`, the outermost pair of taps first. If
+    `exact`, each product is rounded before it is added, so that float64 input gives the very bits of SciPy, including
+    those that decide which side of a whole level a flat area falls on.
     """
     weights = gaussian_weights(sigma, truncate)
     for dim in (-2, -1):
-        x = _symmetric(x, weights, dim, mode)
+        x = _symmetric(x, weights, dim, mode, exact)
     return x
 
 
-def _symmetric(x: Tensor, weights: tuple[float, ...], dim: int, mode: str) -> Tensor:
+def _symmetric(x: Tensor, weights: tuple[float, ...], dim: int, mode: str, exact: bool) -> Tensor:
     radius, length = len(weights) - 1, x.shape[dim]
     padded = extended(x, dim, radius, mode) if radius else x
     result = x * weights[0]
     pair = torch.empty_like(result)
     for tap in range(radius, 0, -1):
         torch.add(padded.narrow(dim, radius - tap, length), padded.narrow(dim, radius + tap, length), out=pair)
-        result.add_(pair.mul_(weights[tap]))
+        if exact:
+            result.add_(pair.mul_(weights[tap]))
+        else:
+            result.add_(pair, alpha=weights[tap])
     return result
 
 

@@ -8,14 +8,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustlab.datasets.corruptions._batch import Draws, from_unit, to_unit, truncated
+from robustlab.datasets.corruptions._batch import Draws, as_levels, from_unit, places_above, to_unit, truncated
 from robustlab.datasets.corruptions._filters import extended, gaussian, zoom
 from robustlab.datasets.corruptions.tables import Table
+
+# Up to here float64 costs little.
+_FEW_PIXELS = 64 * 64
+# More than the error of a sum in float32: closer than this to a whole level, the area is taken to be flat.
+_FLAT = 1e-4
 
 
 def gaussian_blur(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tensor:
     """Gaussian filter, cut off at four deviations; the border is repeated."""
-    return from_unit(gaussian(to_unit(pixels), table.gaussian_blur[severity - 1]))
+    sigma = table.gaussian_blur[severity - 1]
+    if pixels.shape[2] * pixels.shape[3] <= _FEW_PIXELS:
+        return from_unit(gaussian(to_unit(pixels), sigma))
+    x = gaussian(pixels.to(torch.float32), sigma, exact=False).add_(_FLAT)
+    whole = x.floor()
+    result = as_levels(whole)
+    near = places_above(whole.sub_(x), -2 * _FLAT)
+    if len(near):
+        flat = result.reshape(-1)
+        flat[near] = _blurred_flat(sigma).to(x.device)[flat[near].to(torch.int32)]
+    return result
+
+
+@lru_cache(maxsize=32)
+def _blurred_flat(sigma: float) -> Tensor:
+    """uint8 (256,): what a flat area of each level becomes in float64: the level, or where weights sum to less than 1
+    in the last bit, often the one below."""
+    levels = torch.arange(256, dtype=torch.uint8).reshape(-1, 1, 1)
+    return from_unit(gaussian(to_unit(levels), sigma)).reshape(-1)
 
 
 def disk(radius: float, alias: float) -> np.ndarray:

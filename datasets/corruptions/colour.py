@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from robustlab.datasets.corruptions._batch import Draws, from_unit, to_unit
+from robustlab.datasets.corruptions._batch import Draws, as_levels, from_unit, mask, pick, same, to_unit
 from robustlab.datasets.corruptions.tables import Table
 
 
 def brightness(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tensor:
     """Add to the value of HSV, keeping hue and saturation."""
-    hue, saturation, value = _to_hsv(to_unit(pixels))
-    return from_unit(_from_hsv(hue, saturation, value.add_(table.brightness[severity - 1]).clamp_(0, 1)))
+    amount = table.brightness[severity - 1]
+    return _in_hsv(pixels, lambda saturation, value: value.add_(amount).clamp_(0, 1))
 
 
 def saturate(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tensor:
     """Multiply the saturation of HSV by a factor and add a constant, keeping hue and value."""
     factor, constant = table.saturate[severity - 1]
-    hue, saturation, value = _to_hsv(to_unit(pixels))
-    return from_unit(_from_hsv(hue, saturation.mul_(factor).add_(constant).clamp_(0, 1), value))
+    return _in_hsv(pixels, lambda saturation, value: saturation.mul_(factor).add_(constant).clamp_(0, 1))
 
 
 def contrast(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tensor:
@@ -30,42 +31,43 @@ def contrast(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tenso
     return from_unit(to_unit(pixels).sub_(mean).mul_(table.contrast[severity - 1]).add_(mean))
 
 
-def _to_hsv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue in sixths of a turn [0, 6), saturation and value, each (N, H, W), of x (N, 3, H, W) in [0, 1].
+def _in_hsv(pixels: Tensor, change: Callable[[Tensor, Tensor], object]) -> Tensor:
+    """To HSV, `change` saturation and value float64 (N, H, W) in place within [0, 1], and back to uint8.
 
-    Hue and saturation of grey are 0. In the order of operations of scikit-image, which made the published files.
+    In the order of operations of scikit-image, which made the published files. Hue and saturation of grey are 0. Of
+    the three channels one gets the value and one value times (1 - saturation); only the third depends on the hue.
     """
-    red, green, blue = x[:, 0], x[:, 1], x[:, 2]
-    value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    grey = chroma == 0
-    divisor = chroma.masked_fill(grey, 1)
-    hue = (green - blue).div_(divisor)
-    second = (blue - red).div_(divisor).add_(2)
-    third = (red - green).div_(divisor).add_(4)
+    red, green, blue = pixels.unbind(1)
+    most = torch.maximum(torch.maximum(red, green), blue)
+    least = torch.minimum(torch.minimum(red, green), blue)
     # Where two channels are the largest, the later one decides.
-    hue = torch.where(blue == value, third, torch.where(green == value, second, hue))
-    turn = hue.div_(6)
-    turn = turn.sub_(turn.floor()).masked_fill_(grey, 0)
-    saturation = chroma.div_(value.masked_fill(value == 0, 1))
-    return turn.mul_(6), saturation, value
+    is_blue, is_green, grey = (mask(a == b) for a, b in ((blue, most), (green, most), (least, most)))
+    value = to_unit(most)
+    chroma = value - to_unit(least)
+    hue = to_unit(pick(is_blue, red, pick(is_green, blue, green)))
+    hue.sub_(to_unit(pick(is_blue, green, pick(is_green, red, blue))))
+    # Divisors of 0 become 1.
+    hue.div_((grey & 1).to(torch.float64).add_(chroma))
+    shift = pick(is_blue, torch.full_like(grey, 4), is_green.bitwise_and_(2)).bitwise_and_(~grey)
+    hue.add_(shift.to(torch.float64)).div_(6)
+    hue.sub_(hue.floor()).mul_(6)
+    saturation = chroma.div_(same(most, 0).bitwise_and_(1).to(torch.float64).add_(value))
+    change(saturation, value)
 
-
-# For each sector of the hue, which of (value, falling, rising, low) red, green and blue are.
-_SECTORS = ((0, 2, 3), (1, 0, 3), (3, 0, 2), (3, 1, 0), (2, 3, 0), (0, 3, 1))
-
-
-def _from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """RGB (N, 3, H, W) of hue in sixths of a turn, saturation and value, each (N, H, W)."""
     sector = hue.floor()
-    fraction = hue - sector
-    low = value * (1 - saturation)
-    falling = value * (1 - fraction * saturation)
-    rising = value * (1 - (1 - fraction) * saturation)
-    result = torch.empty((len(hue), 3, *hue.shape[1:]), dtype=hue.dtype, device=hue.device)
+    fraction = hue.sub_(sector)
+    index = as_levels(sector)
+    zero, one, two, three, four, five = (same(index, i) for i in range(6))
     # Rounding can lift a hue just below a whole turn to 6, which is 0 again.
-    index = sector.to(torch.int64).remainder_(6)
-    table = torch.tensor(_SECTORS, device=hue.device)
-    stacked = torch.stack([value, falling, rising, low], dim=1)
-    torch.gather(stacked, 1, table[index].movedim(-1, 1), out=result)
-    return result
+    zero |= same(index, 6)
+    # The third channel rises from sector to sector, then falls: 1 - fraction or fraction.
+    rises = (zero | two | four).bitwise_and_(1).to(torch.float64)
+    third = rises.sub_(fraction).abs_().mul_(saturation).neg_().add_(1).mul_(value)
+    low = saturation.neg_().add_(1).mul_(value)
+    high, third, low = (as_levels(x.mul_(255)) for x in (value, third, low))
+    channels = (
+        pick(zero | five, high, pick(two | three, low, third)),
+        pick(one | two, high, pick(four | five, low, third)),
+        pick(three | four, high, pick(zero | one, low, third)),
+    )
+    return torch.stack(channels, dim=1)

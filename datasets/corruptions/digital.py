@@ -17,9 +17,27 @@ from robustlab.datasets.corruptions.tables import Table
 Planes = NDArray[np.uint8]
 
 
+# Pillow's row-interleaved layout saves calls, its single bands save time per pixel: which one pays depends on the size.
+_FEW_PIXELS = 64 * 64
+
+
 def _together(planes: Planes) -> Image.Image:
-    """The image of three planes uint8 (3, H, W); Pillow interleaves faster than NumPy."""
-    return Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
+    """The image of three planes uint8 (3, H, W)."""
+    _, height, width = planes.shape
+    if height * width > _FEW_PIXELS:
+        return Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
+    return Image.frombytes("RGB", (width, height), planes.transpose(1, 0, 2).tobytes(), "raw", "RGB;L")
+
+
+def _apart(image: Image.Image, into: Planes) -> None:
+    """Write the three planes of an RGB image into uint8 (3, H, W)."""
+    _, height, width = into.shape
+    if height * width > _FEW_PIXELS:
+        for plane, band in zip(into, "RGB", strict=True):
+            plane[:] = np.frombuffer(image.tobytes("raw", band), np.uint8).reshape(height, width)
+    else:
+        rows = np.frombuffer(image.tobytes("raw", "RGB;L"), np.uint8)
+        into[:] = rows.reshape(height, 3, width).transpose(1, 0, 2)
 
 
 def pixelate(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tensor:
@@ -27,25 +45,29 @@ def pixelate(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tenso
     factor = table.pixelate[severity - 1]
     size = (pixels.shape[3], pixels.shape[2])
     small = (max(1, int(size[0] * factor)), max(1, int(size[1] * factor)))
-    columns, rows = (_enlarging(few, many) for few, many in zip(small, size, strict=True))
+    columns, rows = (_repeated(few, many) for few, many in zip(small, size, strict=True))
     planes = pixels.cpu().contiguous().numpy()
     result = np.empty_like(planes)
+    wide = np.empty((3, small[1], size[0]), np.uint8)
     for image, into in zip(planes, result, strict=True):
         coarse = _together(image).resize(small, Image.Resampling.BOX)
-        for plane, channel in zip(into, coarse.split(), strict=True):
-            if rows is None or columns is None:
-                plane[:] = np.asarray(channel.resize(size, Image.Resampling.BOX))
-            else:
-                np.asarray(channel).take(columns, axis=1).take(rows, axis=0, out=plane)
+        if rows is None or columns is None:
+            _apart(coarse.resize(size, Image.Resampling.BOX), into)
+        else:
+            _apart(coarse.resize((size[0], small[1]), Image.Resampling.NEAREST), wide)
+            wide.take(rows, axis=1, out=into, mode="clip")
     return torch.from_numpy(result).to(pixels.device)
 
 
 @lru_cache(maxsize=64)
-def _enlarging(few: int, many: int) -> NDArray[np.intp] | None:
-    """Which of `few` pixels the box filter repeats at each of `many` places; None where it mixes two somewhere."""
+def _repeated(few: int, many: int) -> NDArray[np.intp] | None:
+    """Which of `few` pixels the box filter repeats at each of `many` places; None where it mixes two somewhere, or
+    repeats others than the nearest one."""
     ramp = Image.fromarray(np.arange(few, dtype=np.float32)[None])
-    index = np.asarray(ramp.resize((many, 1), Image.Resampling.BOX))[0]
-    return index.astype(np.intp) if np.array_equal(index, np.rint(index)) else None
+    boxes, nearest = (
+        np.asarray(ramp.resize((many, 1), way))[0] for way in (Image.Resampling.BOX, Image.Resampling.NEAREST)
+    )
+    return boxes.astype(np.intp) if np.array_equal(boxes, nearest) else None
 
 
 def jpeg_compression(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tensor:
@@ -57,5 +79,7 @@ def jpeg_compression(pixels: Tensor, draws: Draws, severity: int, table: Table) 
         buffer = io.BytesIO()
         _together(image).save(buffer, "JPEG", quality=quality)
         buffer.seek(0)
-        into[:] = np.asarray(Image.open(buffer, formats=("JPEG",))).transpose(2, 0, 1)
+        decoded = Image.open(buffer, formats=("JPEG",))
+        decoded.load()
+        _apart(decoded, into)
     return torch.from_numpy(result).to(pixels.device)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -19,23 +21,24 @@ _TANGENT_22 = 13573  # tan(22.5 degrees) * 2^15
 
 
 def canny(levels: Tensor, low: int, high: int) -> Tensor:
-    """bool (N, H, W): edges of uint8 (N, H, W), with 3 x 3 Sobel gradients and the sum of their sizes."""
+    """bool (N, H, W): edges of uint8 (N, H, W), with 3 x 3 Sobel gradients and the sum of their sizes; on the CPU."""
     height, width = levels.shape[1:]
-    wide = extended(extended(levels, 1, 1, "nearest"), 2, 1, "nearest", torch.int32)
+    wide = extended(extended(levels, 1, 1, "nearest"), 2, 1, "nearest", torch.int16).numpy()
     down = wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]
     across = wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]
     dx = down[:, :, 2:] - down[:, :, :-2]
     dy = across[:, 2:] - across[:, :-2]
-    size = dx.abs() + dy.abs()
-    around = pad(size, (1, 1, 1, 1))
+    run, rise = np.abs(dx), np.abs(dy)
+    around = np.zeros((len(levels), height + 2, width + 2), np.int16)
+    size = np.add(run, rise, out=around[:, 1:-1, 1:-1])
 
-    def at(i: int, j: int) -> Tensor:
+    def at(i: int, j: int) -> NDArray[np.int16]:
         return around[:, 1 + i : 1 + i + height, 1 + j : 1 + j + width]
 
-    flat = dx.abs() * _TANGENT_22
-    steepness = dy.abs() << _SHIFT
+    long = run.astype(np.int32)
+    flat, steepness = long * _TANGENT_22, rise.astype(np.int32) << _SHIFT
     horizontal = steepness < flat
-    vertical = steepness > flat + (dx.abs() << (_SHIFT + 1))
+    vertical = steepness > flat + (long << (_SHIFT + 1))
     falling = (dx ^ dy) < 0
     sloping = ~(horizontal | vertical)
     ridge = horizontal & (size > at(0, -1)) & (size >= at(0, 1))
@@ -45,19 +48,20 @@ def canny(levels: Tensor, low: int, high: int) -> Tensor:
     weak = ridge & (size > low)
     edges = weak & (size > high)
     # Weak edges count where a chain of them leads to a strong one.
-    while not torch.equal(edges, weak):
+    while not np.array_equal(edges, weak):
         grown = _widened(_widened(edges, 1), 2) & weak
-        if torch.equal(grown, edges):
+        if np.array_equal(grown, edges):
             break
         edges = grown
-    return edges
+    return torch.from_numpy(edges)
 
 
-def _widened(mask: Tensor, dim: int) -> Tensor:
-    """True also next to what is True, along one dimension."""
-    wide, length = mask.clone(), mask.shape[dim] - 1
-    wide.narrow(dim, 1, length).logical_or_(mask.narrow(dim, 0, length))
-    wide.narrow(dim, 0, length).logical_or_(mask.narrow(dim, 1, length))
+def _widened(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """True also next to what is True, along one axis."""
+    wide = mask.copy()
+    to, source = wide.swapaxes(axis, 0), mask.swapaxes(axis, 0)
+    to[1:] |= source[:-1]
+    to[:-1] |= source[1:]
     return wide
 
 

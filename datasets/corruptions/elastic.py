@@ -53,7 +53,7 @@ def displacement(keys: Tensor, size: Size, amplitude: float, sigma: float) -> Te
 def smooth(field: Tensor, sigma: float) -> Tensor:
     """Gaussian filter over the last two dimensions, cut off at three deviations, with a mirrored border."""
     if len(gaussian_weights(sigma, _TRUNCATE)) - 1 <= _LONG:
-        return gaussian(field, sigma, "symmetric", _TRUNCATE)
+        return gaussian(field, sigma, "symmetric", _TRUNCATE, exact=False)
     height, width = field.shape[-2:]
     down, across = (_filter_matrix(side, sigma).to(field.dtype) for side in (height, width))
     # One product per image and field: the same shapes, and so the same order of additions, in any batch.

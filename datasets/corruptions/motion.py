@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustlab.datasets.corruptions._batch import Draws, Size, angles, positions
-from robustlab.datasets.corruptions._filters import extended
+from robustlab.datasets.corruptions._batch import Draws, Size, angles, as_levels, places_above
 from robustlab.datasets.corruptions.tables import Table
 
 # Level v is 257 v on the 16-bit scale, where the sum is rounded; then it is divided by 257 and cut.
 _HALF_STEP = 0.5 / 257
-# More than the error of a sum in float32: closer than this to a step, the sum is made again in float64.
-_UNSURE = 1e-3
+# Taps at the end of less weight than this in all are left out of the sums in float32.
+_LITTLE = 1e-7
 
 
 def draw_motion(keys: Tensor, size: Size, severity: int, table: Table) -> Draws:
@@ -38,19 +37,22 @@ def along_lines(pixels: Tensor, radius: float, sigma: float, directions: Tensor)
     (ceil(i cos - 1/2), ceil(i sin - 1/2)) columns and rows away. The sum is rounded to 16 bits and then cut to 8.
     The result is that of float64 sums: float32 sums decide where they can.
     """
-    taps = 2 * math.ceil(radius) + 1
-    weights = np.exp(-(np.arange(taps) ** 2) / (2.0 * sigma**2))
+    weights = np.exp(-(np.arange(2 * math.ceil(radius) + 1) ** 2) / (2.0 * sigma**2))
     weights /= weights.sum()
-    offsets = _offsets(taps, directions)
-    at = _reader(pixels, offsets, taps)
-    total = at(0) * float(weights[0])
-    for tap in range(1, taps):
-        total.add_(at(tap), alpha=float(weights[tap]))
+    taps = int((weights[::-1].cumsum()[::-1] > _LITTLE).sum())
+    offsets = _offsets(len(weights), directions)
+    at = _reader(pixels, offsets[:, :taps])
+    first, *others = weights[:taps].tolist()
+    total = at(0) * first
+    for tap, weight in enumerate(others, 1):
+        total.add_(at(tap), alpha=weight)
     total.add_(_HALF_STEP)
     result = total.floor()
-    # A flat area lies half a step away from the next one, and is sure.
-    near = positions(total.sub_(result).sub_(0.5).abs_() > 0.5 - _UNSURE)
-    levels = result.to(torch.uint8)
+    # No sum in float32 errs by more: closer than this to a step, it is made again in float64. A flat area lies half a
+    # step away from the next one, and is sure.
+    unsure = 255 * ((taps + 3) * 2.0**-24 + _LITTLE)
+    near = places_above(total.sub_(result).sub_(0.5).abs_(), 0.5 - unsure)
+    levels = as_levels(result)
     if len(near):
         levels.reshape(-1)[near] = _exactly(pixels, offsets, weights, near)
     return levels
@@ -65,21 +67,19 @@ def _offsets(taps: int, directions: Tensor) -> NDArray[np.int64]:
     return offsets
 
 
-def _reader(pixels: Tensor, offsets: NDArray[np.int64], margin: int) -> Callable[[int], Tensor]:
+def _reader(pixels: Tensor, offsets: NDArray[np.int64]) -> Callable[[int], Tensor]:
     """A function of the tap: float32 (N, C, H, W), what the tap reads at every pixel."""
     count, _, height, width = pixels.shape
-    padded = extended(extended(pixels, 2, margin, "nearest"), 3, margin, "nearest", torch.float32)
+    # All offsets contain (0, 0): this is how far up and left, and down and right, the taps reach.
+    (top, left), (bottom, right) = (-offsets.min(axis=(0, 1))).tolist(), offsets.max(axis=(0, 1)).tolist()
+    padded = _framed(pixels, top, bottom, left, right)
     if count == 1:
-
-        def view(tap: int) -> Tensor:
-            top, left = (margin + int(offset) for offset in offsets[0, tap])
-            return padded[:, :, top : top + height, left : left + width]
-
-        return view
+        start = (offsets[0] @ padded.stride()[2:] + top * padded.stride(2) + left).tolist()
+        return lambda tap: padded.as_strided(pixels.shape, padded.stride(), start[tap])
     # Each image has offsets of its own: one gather for all of them.
     flat, line = padded.reshape(-1), padded.shape[3]
     place = torch.arange(padded.numel(), dtype=torch.int32, device=pixels.device).reshape(padded.shape)
-    place = place[:, :, margin : margin + height, margin : margin + width].contiguous()
+    place = place[:, :, top : top + height, left : left + width].contiguous()
     jumps = torch.from_numpy((offsets[..., 0] * line + offsets[..., 1]).astype(np.int32)).to(pixels.device)
 
     def gathered(tap: int) -> Tensor:
@@ -87,6 +87,20 @@ def _reader(pixels: Tensor, offsets: NDArray[np.int64], margin: int) -> Callable
         return flat.index_select(0, index.reshape(-1)).reshape(pixels.shape)
 
     return gathered
+
+
+def _framed(pixels: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """float32 pixels with more rows and columns, in which the border is repeated."""
+    count, channels, height, width = pixels.shape
+    shape = (count, channels, top + height + bottom, left + width + right)
+    result = torch.empty(shape, dtype=torch.float32, device=pixels.device)
+    rows = result[:, :, top : top + height]
+    rows[..., left : left + width] = pixels
+    rows[..., :left] = pixels[..., :1]
+    rows[..., left + width :] = pixels[..., -1:]
+    result[:, :, :top] = rows[:, :, :1]
+    result[:, :, top + height :] = rows[:, :, -1:]
+    return result
 
 
 def _exactly(pixels: Tensor, offsets: NDArray[np.int64], weights: NDArray[np.float64], where: Tensor) -> Tensor:

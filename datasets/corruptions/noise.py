@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustlab.datasets.corruptions._batch import Draws, Size, from_unit, normals, positions, to_unit, words
+from robustlab.datasets.corruptions._batch import Draws, Size, from_unit, normals, places_above, to_unit, words
 from robustlab.datasets.corruptions.tables import Table
 
 
@@ -50,14 +50,14 @@ def impulse_noise(pixels: Tensor, draws: Draws, severity: int, table: Table) -> 
 
 
 GUIDE_BITS = 12
-_AMBIGUOUS = -1
+_AMBIGUOUS = 256
 
 
 @lru_cache(maxsize=16)
 def _poisson_tables(photons: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """How to turn (level, 32 random bits) into the level that a Poisson count of that rate gives.
 
-    Returns `guide` int16 (256 * 4096,): the level for the upper 12 bits, or -1 where a step of the distribution lies
+    Returns `guide` int16 (256 * 4096,): the level for the upper 12 bits, or 256 where a step of the distribution lies
     inside that cell; `steps` float64, increasing: level + P(count <= k), for all levels and k; `first` int64 (256,):
     where each level's steps begin; `levels` uint8: the level that count k becomes.
     """
@@ -99,7 +99,7 @@ def shot_noise(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Ten
     # The shift keeps the sign: half of the cells are negative and move up by half of the range.
     cells = (drawn >> (32 - GUIDE_BITS)).add_(2 ** (GUIDE_BITS - 1))
     result = guide.index_select(0, cells.add_(values.to(torch.int32) << GUIDE_BITS))
-    open_ = positions(result == _AMBIGUOUS)
+    open_ = places_above(result, _AMBIGUOUS - 1)
     if len(open_):
         value = values[open_].to(torch.int64)
         share = (drawn[open_].to(torch.float64) + (2.0**31 + 0.5)) / 2.0**32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustlab.datasets.corruptions._batch import Draws, Size, from_unit, normals, to_unit
+from robustlab.datasets.corruptions._batch import Draws, Size, as_levels, from_unit, normals, to_unit
 from robustlab.datasets.corruptions._filters import extended, gaussian
 from robustlab.datasets.corruptions.edges import canny, chamfer_distance, equalize
 from robustlab.datasets.corruptions.tables import Table
@@ -23,14 +23,15 @@ def draw_spatter(keys: Tensor, size: Size, severity: int, table: Table) -> Draws
 def drops(noise: Tensor, severity: int, table: Table) -> Tensor:
     """The layer float64 (N, H, W) from a standard normal field (N, H, W)."""
     mean, deviation, blur, threshold, strength, mud = table.spatter[severity - 1]
-    liquid = gaussian((noise.to(torch.float64) * deviation).add_(mean), blur)
+    # In noise no sum is a whole level but for its last bit.
+    liquid = gaussian((noise.to(torch.float64) * deviation).add_(mean), blur, exact=False)
     liquid.masked_fill_(liquid < threshold, 0)
     if mud:
         mask = gaussian((liquid > threshold).to(torch.float64), strength)
         return mask.masked_fill_(mask < 0.8, 0)
-    levels = liquid.mul_(255).to(torch.uint8)
+    levels = as_levels(liquid.mul_(255))
     distance = _sum3(chamfer_distance(canny(levels, 50, 150), _FAR)).to(torch.float64).mul_(1.0 / 9.0)
-    relief = _emboss(equalize(distance.to(torch.float32).to(torch.uint8)))
+    relief = _emboss(equalize(as_levels(distance.to(torch.float32))))
     layer = (_sum3(relief) / 9).round_().mul_(levels)
     # A layer without a single drop has no maximum to be measured by, and stays empty.
     largest = layer.amax(dim=(1, 2), keepdim=True)

@@ -26,6 +26,8 @@ NAMES = (*COMMON, *HELD_OUT)
 # Share of channel values that may lie one level beside the oracle's: sums of other precision or order, where the
 # exact value is (nearly) a whole level. All the others are equal.
 BESIDE = {"defocus_blur": 0.2, "zoom_blur": 0.05, "elastic_transform": 0.01, "spatter": 0.001}
+# Of large images the Gaussian blur is summed in float32.
+BESIDE_LARGE = {**BESIDE, "gaussian_blur": 0.002}
 
 
 def picture(height, width, seed=0):
@@ -40,12 +42,12 @@ def picture(height, width, seed=0):
     return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
-def check(name, image, severity, table):
+def check(name, image, severity, table, beside=BESIDE):
     ours, oracle = pairs.pair(name, image, severity, table, np.random.default_rng(severity))
     difference = np.abs(ours.astype(int) - oracle)
     assert ours.shape == image.shape and ours.dtype == np.uint8
-    assert difference.max() <= (name in BESIDE)
-    assert (difference > 0).mean() <= BESIDE.get(name, 0)
+    assert difference.max() <= (name in beside)
+    assert (difference > 0).mean() <= beside.get(name, 0)
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
@@ -64,7 +66,7 @@ def test_imagenet_constants_on_another_aspect(name):
 @pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("name", NAMES)
 def test_imagenet_size(name, severity):
-    check(name, picture(224, 224), severity, IMAGENET_C)
+    check(name, picture(224, 224), severity, IMAGENET_C, BESIDE_LARGE)
 
 
 @settings(max_examples=25, deadline=None)
