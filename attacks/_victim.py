@@ -27,11 +27,16 @@ def in_tiles(model: nn.Module, function: Callable[..., tuple[Tensor, ...]], *bat
     """
     if not isinstance(model, Tiled):
         return list(function(*batches))
-    parts = []
-    for start, stop in tiles(len(batches[0]), model.tile):
+    count, joined = len(batches[0]), list[Tensor]()
+    for start, stop in tiles(count, model.tile):
         results = function(*(pad_rows(batch[start:stop], model.tile) for batch in batches))
-        parts.append([result[: stop - start] for result in results])
-    return parts[0] if len(parts) == 1 else [torch.cat(joined) for joined in zip(*parts, strict=True)]
+        if count <= model.tile:
+            return [result[:count] for result in results]
+        if not joined:
+            joined = [result.new_empty(count, *result.shape[1:]) for result in results]
+        for whole, result in zip(joined, results, strict=True):
+            whole[start:stop] = result[: stop - start]
+    return joined
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Attacks of robustlab beside torchattacks' and foolbox': strength, time and memory, one process for each measurement.
 
-    ROBUSTLAB_DATA=../shared/data python benchmarks/attacks.py --out benchmarks/attacks.md
+    ROBUSTLAB_DATA=../shared/data python benchmarks/attacks.py --work runs/attacks --out benchmarks/attacks.md
 
 The same images, threat model, number of steps and threads for both; robustlab runs as the evaluation runs it, in tiles
 of 64 images, the peer with the batch size of --peer-batches that is fastest for it. Sides alternate for --rounds
@@ -168,12 +168,19 @@ def step_seconds(which: str) -> dict[str, float]:
 
 
 def measure(options: argparse.Namespace, arguments: list[str]) -> dict[str, float]:
-    """The result of a child process."""
+    """The result of a child process, or of an earlier one that --work has kept."""
+    kept = options.work / ("-".join(arguments).replace(" ", "") + ".json") if options.work else None
+    if kept is not None and kept.is_file():
+        earlier: dict[str, float] = json.loads(kept.read_text())
+        return earlier
     command = [sys.executable, __file__, "--threads", str(options.threads), "--child", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(result))
     return result
 
 
@@ -226,6 +233,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--peer-batches", type=int, nargs="+", default=[64, 250])
     parser.add_argument("--only", nargs="+", choices=[c.attack for c in CASES], help="some of the attacks")
+    parser.add_argument("--work", type=Path, help="keep every measurement here, and go on from what is here")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
