@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustlab.cli.foreign import check_preprocessing, load_given, takes_preprocessing
 from robustlab.cli.options import images_limit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robustlab.deploy import Preprocessing
     from robustlab.evaluate.conditions import AttackCondition
     from robustlab.evaluate.crafting import CraftedRow, Part
     from robustlab.evaluate.plan import Plan
@@ -30,10 +32,14 @@ class Saved(str, Enum):
     PNG = "png"
 
 
+@takes_preprocessing
 def attack(
     model: Annotated[
         str,
-        typer.Argument(help="robustlab:NAME, torchvision:NAME@FILE or the path of a model file.", show_default=False),
+        typer.Argument(
+            help="robustlab:NAME, torchvision:NAME@FILE, or the path of a model file or of an ONNX file.",
+            show_default=False,
+        ),
     ],
     attacks: Annotated[
         list[str] | None,
@@ -72,6 +78,7 @@ def attack(
         int | None, typer.Option(help="Threads that torch uses. (default: torch's choice)", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for images and results.")] = Path("robustlab-attack"),
+    preprocessing: Preprocessing | None = None,
 ) -> None:
     """Make adversarial images of a model as it ships, and keep them.
 
@@ -83,7 +90,18 @@ def attack(
     count = images_limit(limit)
     try:
         _attack(
-            model, attacks or ["pgd20-linf-8of255"], data, image_size, count, target, save, seed, tile, threads, out
+            model,
+            attacks or ["pgd20-linf-8of255"],
+            data,
+            image_size,
+            count,
+            target,
+            save,
+            seed,
+            tile,
+            threads,
+            out,
+            preprocessing,
         )
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command resumes", err=True)
@@ -102,6 +120,7 @@ def _attack(
     tile: int,
     threads: int | None,
     out: Path,
+    preprocessing: Preprocessing | None,
 ) -> None:
     import torch
 
@@ -109,7 +128,6 @@ def _attack(
     from robustlab.cli.live import watch
     from robustlab.cli.targets import check_folder
     from robustlab.core.errors import check_int, invalid
-    from robustlab.deploy import load
     from robustlab.evaluate.conditions import AttackCondition
     from robustlab.evaluate.crafting import choose_targets, craft, summary, write_rows
     from robustlab.evaluate.data import open_data
@@ -120,7 +138,8 @@ def _attack(
     check_int("--seed", seed, 0)
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, 1, 1024))
-    network = load(model)
+    check_preprocessing(preprocessing, [model])
+    network = load_given(model, preprocessing)
     dataset = open_data(data, [network], image_size=image_size)
     plan = make_plan(
         network, dataset, conditions, out=out, limit=limit, batch_size=tile, tile=tile, seed=seed, device="cpu"

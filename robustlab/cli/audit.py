@@ -11,20 +11,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustlab.cli.errors import bad_value
+from robustlab.cli.foreign import check_preprocessing, load_given, takes_preprocessing
 from robustlab.cli.options import images_limit
 
 if TYPE_CHECKING:
     from robustlab.core import Ball
+    from robustlab.deploy import Preprocessing
 
 REPORT = "audit.html"
 MISSED = 1
 
 
+@takes_preprocessing
 def audit(
     context: typer.Context,
     model: Annotated[
         str,
-        typer.Argument(help="robustlab:NAME, torchvision:NAME@FILE or the path of a model file.", show_default=False),
+        typer.Argument(
+            help="robustlab:NAME, torchvision:NAME@FILE, or the path of a model file or of an ONNX file.",
+            show_default=False,
+        ),
     ],
     data: Annotated[
         str, typer.Option("--data", "-d", help="signs, cifar10, gtsrb, mnist or imagefolder:PATH.")
@@ -56,6 +62,7 @@ def audit(
     threads: Annotated[
         int | None, typer.Option(help="Threads that torch uses. (default: torch's choice)", show_default=False)
     ] = None,
+    preprocessing: Preprocessing | None = None,
 ) -> None:
     """Grade from A to F whether a model only hides its gradient, and find its lowest robust accuracy.
 
@@ -66,7 +73,18 @@ def audit(
     count = images_limit(limit)
     try:
         missed = _audit(
-            model, data, image_size, eps, count, reference, seed, out, fail_below, threads, context.obj or ()
+            model,
+            data,
+            image_size,
+            eps,
+            count,
+            reference,
+            seed,
+            out,
+            fail_below,
+            threads,
+            preprocessing,
+            context.obj or (),
         )
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command resumes", err=True)
@@ -103,6 +121,7 @@ def _audit(
     out: Path,
     fail_below: str | None,
     threads: int | None,
+    preprocessing: Preprocessing | None,
     arguments: Sequence[str],
 ) -> bool:
     import torch
@@ -110,7 +129,6 @@ def _audit(
     from robustlab.cli.live import watch
     from robustlab.cli.targets import check_folder
     from robustlab.core.errors import check_choice, check_int
-    from robustlab.deploy import load
     from robustlab.evaluate.audit import GRADES, below
     from robustlab.evaluate.audit import audit as run_audit
     from robustlab.evaluate.data import open_data
@@ -122,8 +140,9 @@ def _audit(
     check_int("--seed", seed, 0)
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, 1, 1024))
-    network = load(model)
-    other = None if reference is None else load(reference)
+    check_preprocessing(preprocessing, [model, *([] if reference is None else [reference])])
+    network = load_given(model, preprocessing)
+    other = None if reference is None else load_given(reference, preprocessing)
     dataset = open_data(data, [network], image_size=image_size)
     check_folder("--out", out)
     with watch() as watcher:

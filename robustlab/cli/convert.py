@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustlab.cli.foreign import Channels, Layout, Mean, PixelRange, Std, preprocessing_of
+from robustlab.cli.foreign import is_onnx, load_given, takes_preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from robustlab.deploy import Preprocessing
 
+
+@takes_preprocessing
 def convert(
     model: Annotated[str, typer.Argument(help="The path of an ONNX file.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The model file to write.", show_default=False)],
@@ -26,11 +29,7 @@ def convert(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(help="Images to compare on.")] = 256,
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    pixel_range: PixelRange = None,
-    layout: Layout = None,
+    preprocessing: Preprocessing | None = None,
 ) -> None:
     """Write a quantized ONNX model as a model file whose layers run on packed kernels.
 
@@ -43,11 +42,11 @@ def convert(
     from robustlab.deploy import load, save, scheme
     from robustlab.models import info_of
 
-    if not model.lower().endswith(".onnx"):
+    if not is_onnx(model):
         raise invalid("MODEL", model, "the path of an ONNX file")
     check_writable("--out", out)
     check_int("--limit", limit, 1, 100_000)
-    network = load(model, preprocessing=preprocessing_of(mean, std, channels, pixel_range, layout))
+    network = load_given(model, preprocessing)
     from robustlab.deploy.foreign.convert import convert as run_conversion
     from robustlab.deploy.foreign.convert import parity
 

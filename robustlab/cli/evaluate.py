@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustlab.cli.foreign import Channels, Layout, Mean, PixelRange, Std, preprocessing_of
+from robustlab.cli.foreign import takes_preprocessing
 from robustlab.cli.options import images_limit
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ OTHER_LIMIT = "1000"
 REPORT = "report.html"
 
 
+@takes_preprocessing
 def evaluate(
     context: typer.Context,
     model: Annotated[
@@ -95,11 +96,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    pixel_range: PixelRange = None,
-    layout: Layout = None,
+    preprocessing: Preprocessing | None = None,
 ) -> None:
     """Attack, corrupt and time models, and write a report.
 
@@ -130,7 +127,7 @@ def evaluate(
             image_size,
             reference,
             calibrate_through,
-            preprocessing_of(mean, std, channels, pixel_range, layout),
+            preprocessing,
             context.obj or (),
         )
     except KeyboardInterrupt:

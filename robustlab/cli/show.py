@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustlab.cli.foreign import Channels, Layout, Mean, PixelRange, Std, preprocessing_of
+from robustlab.cli.foreign import check_preprocessing, load_given, takes_preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from robustlab.deploy import LayerCost
+    from robustlab.deploy import LayerCost, Preprocessing
 
 _FALLBACK_SIZE = 224
 
 
+@takes_preprocessing
 def show(
     model: Annotated[
         str,
@@ -26,26 +27,19 @@ def show(
             show_default=False,
         ),
     ],
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    pixel_range: PixelRange = None,
-    layout: Layout = None,
+    preprocessing: Preprocessing | None = None,
 ) -> None:
     """Show the layers, schemes, bits, bytes and provenance of a model.
 
     Example: robustlab show robustlab:signs_w4a4
     """
     from robustlab.core.access import access_of
-    from robustlab.core.errors import invalid
-    from robustlab.deploy import gradient_kind, load, scheme, stored_bytes
+    from robustlab.deploy import gradient_kind, scheme, stored_bytes
     from robustlab.models import MODELS, info_of
     from robustlab.report.format import bit_operations_text, bytes_text, macs_text
 
-    preprocessing = preprocessing_of(mean, std, channels, pixel_range, layout)
-    if preprocessing is not None and not model.lower().endswith(".onnx"):
-        raise invalid("--mean, --std, --channels, --pixel-range, --layout", preprocessing.text, "with an ONNX file")
-    network = load(f"robustlab:{model}" if model in MODELS else model, preprocessing=preprocessing)
+    check_preprocessing(preprocessing, [model])
+    network = load_given(f"robustlab:{model}" if model in MODELS else model, preprocessing)
     info = info_of(network)
     costs = _costs(network, None if info is None else info.input_size)
     facts: dict[str, str] = {}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from robustlab.cli.foreign import check_preprocessing, load_given
 from robustlab.cli.options import scheme_bits
 from robustlab.compress import compress
 from robustlab.core import DataError
@@ -14,7 +15,7 @@ from robustlab.core.errors import invalid
 from robustlab.core.tiles import DEFAULT_TILE
 from robustlab.datasets import Dataset
 from robustlab.datasets.systematic import PipelineImages, parse_pipeline
-from robustlab.deploy import ForeignModel, Preprocessing, deploy, is_compressed, load, model_name
+from robustlab.deploy import ForeignModel, Preprocessing, deploy, is_compressed, model_name
 from robustlab.evaluate.data import open_data
 from robustlab.evaluate.plan import read_batch
 from robustlab.evaluate.probe import check_answers
@@ -85,13 +86,12 @@ def with_twins(
         if scheme != "none":
             scheme_bits(scheme)
     specs = list(specs) or [f"robustlab:{name}" for name in BUNDLED]
-    if preprocessing is not None and not any(spec.lower().endswith(".onnx") for spec in specs):
-        raise invalid("--mean, --std, --channels, --pixel-range, --layout", preprocessing.text, "with an ONNX --model")
+    check_preprocessing(preprocessing, specs)
     loaded: dict[str, tuple[str, nn.Module]] = {}
     for spec in specs:
         if specs.count(spec) > 1:
             raise invalid("--model", spec, "each model once")
-        model = load(spec, preprocessing=preprocessing if spec.lower().endswith(".onnx") else None)
+        model = load_given(spec, preprocessing)
         name = model_name(model) if model_name(model) not in loaded else spec
         loaded[name] = (spec, model)
     modules = [model for _, model in loaded.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,14 @@ from robustlab.core.errors import ModelFileError, RobustlabError
 class Runtime:
     """The model of some bytes, called with whole batches. Copies of a model share it."""
 
-    def __init__(self, where: str, content: bytes, input_name: str, output_name: str) -> None:
+    def __init__(
+        self, where: str, content: bytes, input_name: str, output_name: str, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """`settings`: of the session, beside those that every session gets."""
         self._where, self._content = where, content
         self._names = (input_name, output_name)
+        # Threads that wait by spinning would take the cores from torch, which runs in turn with it.
+        self._settings = {"session.intra_op.allow_spinning": "0", **(settings or {})}
         self._threads = 0
         self._session: Any = None
 
@@ -33,8 +39,8 @@ class Runtime:
             options.inter_op_num_threads = 1
             options.log_severity_level = 3
             options.use_deterministic_compute = True
-            # Threads that wait by spinning would take the cores from torch, which runs in turn with it.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            for key, value in self._settings.items():
+                options.add_session_config_entry(key, value)
             try:
                 self._session = onnxruntime.InferenceSession(self._content, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # Whatever its C++ parts throw: not all of them have a common base.
