@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -51,15 +51,16 @@ def takes_preprocessing(command: Callable[..., None]) -> Callable[..., None]:
         options = {name: arguments.pop(name) for name in _OPTIONS}
         command(**arguments, preprocessing=_preprocessing(**options))
 
+    # The name is imported for type checkers only: reading it here would load torch to print a help page.
+    hints = get_type_hints(command, localns={"Preprocessing": object}, include_extras=True)
     signature = inspect.signature(command)
-    own = [parameter for parameter in signature.parameters.values() if parameter.name != "preprocessing"]
+    own = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values() if p.name != "preprocessing"]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
         for name, kind in _OPTIONS.items()
     ]
     run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-    kept = {name: kind for name, kind in command.__annotations__.items() if name != "preprocessing"}
-    run.__annotations__ = {**kept, **_OPTIONS}
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
     return run
 
 
@@ -80,7 +81,11 @@ def check_preprocessing(preprocessing: Preprocessing | None, specs: Sequence[str
     from robustlab.core.errors import invalid
 
     if preprocessing is not None and not any(map(is_onnx, specs)):
-        raise invalid("--mean, --std, --channels, --pixel-range, --layout", preprocessing.text, "nothing where no model is an ONNX file")
+        raise invalid(
+            "--mean, --std, --channels, --pixel-range, --layout",
+            preprocessing.text,
+            "nothing where no model is an ONNX file",
+        )
 
 
 def _preprocessing(

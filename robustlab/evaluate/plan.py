@@ -29,7 +29,7 @@ from robustlab.evaluate.probe import check_answers, check_parameters
 from robustlab.evaluate.sampling import Restricted
 from robustlab.evaluate.store import SCHEMA, digest
 from robustlab.evaluate.suites import CUSTOM, Suite, load_suite
-from robustlab.evaluate.suspicion import IMAGES, suspect
+from robustlab.evaluate.suspicion import IMAGES, warn_of_preprocessing
 from robustlab.evaluate.transferred import TransferCondition
 from robustlab.kernels import backend
 
@@ -342,13 +342,12 @@ def make_plan(
 
 def _check_preprocessing(subjects: Sequence[Subject], data: Dataset, device: str) -> None:
     """Say in the log where a foreign model is probably not shown what it was trained on."""
-    for subject in subjects:
-        if isinstance(subject.model, ForeignModel):
-            shown = min(IMAGES, len(data))
-            images, labels = read_batch(data, [index * len(data) // shown for index in range(shown)])
-            suspicion = suspect(subject.model, images.to(device), labels.to(device))
-            if suspicion is not None:
-                _log.warning("model %s: %s", subject.name, suspicion.text)
+    foreign = [subject for subject in subjects if isinstance(subject.model, ForeignModel)]
+    if foreign:
+        shown = min(IMAGES, len(data))
+        images, labels = (t.to(device) for t in read_batch(data, [i * len(data) // shown for i in range(shown)]))
+        for subject in foreign:
+            warn_of_preprocessing(subject.name, subject.model, images, labels)
 
 
 def _differentiates(condition: Condition) -> bool:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustlab.core import RobustlabError, frozen
 from robustlab.deploy import Preprocessing
 from robustlab.deploy.foreign.base import ForeignModel
 from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD
+
+_log = logging.getLogger(__name__)
 
 IMAGES = 64
 _DOUBTFUL = 0.5
@@ -58,6 +61,13 @@ def alternatives(given: Preprocessing) -> Iterator[Preprocessing]:
         other = replace(given, mean=scaled[0], std=scaled[1], pixel_range=pixel_range, channels=channels)  # type: ignore[arg-type]
         if other != given:
             yield other
+
+
+def warn_of_preprocessing(name: str, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Say in the log where a foreign model is probably not shown what it was trained on: `suspect`, of any model."""
+    suspicion = suspect(model, images, labels) if isinstance(model, ForeignModel) else None
+    if suspicion is not None:
+        _log.warning("model %s: %s", name, suspicion.text)
 
 
 def suspect(model: ForeignModel, images: Tensor, labels: Tensor) -> Suspicion | None:

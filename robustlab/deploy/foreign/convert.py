@@ -14,7 +14,7 @@ from robustlab.compress.structure import replace
 from robustlab.core import Tiled, frozen
 from robustlab.core.errors import ArgumentError, RobustlabError, invalid
 from robustlab.deploy.foreign.onnx_model import OnnxModel
-from robustlab.deploy.foreign.onnx_translate import Grid, QuantizedLayer, Translation
+from robustlab.deploy.foreign.onnx_state import Grid, QuantizedLayer, Translation
 from robustlab.deploy.foreign.preprocessing import Preprocessing
 from robustlab.deploy.packed import PackedLayer
 from robustlab.kernels import ActivationSpec, ConvGeometry

@@ -19,7 +19,8 @@ from robustlab.core.tiles import map_tiles
 from robustlab.deploy.foreign.base import ForeignModel, with_gradient_of
 from robustlab.deploy.foreign.onnx_file import OnnxFile, read_onnx
 from robustlab.deploy.foreign.onnx_runtime import Runtime
-from robustlab.deploy.foreign.onnx_translate import QuantizedLayer, Translation, UnsupportedOperators, translate
+from robustlab.deploy.foreign.onnx_state import QuantizedLayer, Translation, UnsupportedOperators
+from robustlab.deploy.foreign.onnx_translate import translate
 from robustlab.deploy.foreign.onnx_unsigned import with_unsigned_activations
 from robustlab.deploy.foreign.preprocessing import LAYOUTS, Preprocessing, read_side_car
 from robustlab.models import ModelInfo, set_info

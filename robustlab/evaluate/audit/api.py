@@ -27,6 +27,7 @@ from robustlab.evaluate.environment import torch_minor, versions
 from robustlab.evaluate.plan import check_out, count_images, read_batch
 from robustlab.evaluate.probe import check_answers, check_parameters
 from robustlab.evaluate.store import digest
+from robustlab.evaluate.suspicion import IMAGES, warn_of_preprocessing
 
 VERSION = 1
 """Raised when the same audit gives other results."""
@@ -104,6 +105,8 @@ def audit(
         _check_finite(network, images, seed)
         shifting = is_random(network, images[: min(8, len(images))], seed)
         target = Target(network, chosen, images, labels, seed, shifting, len(dataset.class_names))
+        step = max(1, len(images) // IMAGES)
+        warn_of_preprocessing(model_name(network), network, images[::step][:IMAGES], labels[::step][:IMAGES])
         clean = target.right(images, labels, "clean")
         if not bool(clean.any()):
             raise DataError(

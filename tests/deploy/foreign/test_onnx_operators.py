@@ -174,6 +174,17 @@ def test_a_grid_has_the_codes_of_quantize_linear(nets: ModuleType) -> None:
         np.testing.assert_array_equal(made, expected)
 
 
+def test_a_grid_for_each_channel_has_the_codes_of_quantize_linear(nets: ModuleType) -> None:
+    nodes = [
+        nets.helper.make_node("QuantizeLinear", ["images", "s", "z"], ["q"], axis=1),
+        nets.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], axis=1),
+    ]
+    stored = {"s": np.float32([0.01, 0.02, 0.5]), "z": np.uint8([3, 128, 250])}
+    model = nets.model_of(nodes, stored, inputs=[nets.value("images", [2, 3, 8, 8])], outputs=[nets.value("y", None)])
+    expected, made = run_both(nets, model)
+    np.testing.assert_array_equal(made, expected)
+
+
 @pytest.mark.parametrize("block", [0, 4])
 def test_weights_of_four_bits(nets: ModuleType, block: int) -> None:
     codes = np.arange(-8, 8, dtype=np.int8).repeat(4).reshape(8, 8)
