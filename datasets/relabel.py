@@ -15,15 +15,16 @@ from robustlab.datasets.base import Dataset
 
 @dataclass(frozen=True, eq=False)
 class Relabelled:
-    """`dataset` with `class_names` in this order; they must be the same names, each once."""
+    """`dataset` with `class_names` in this order: each once, all of its own among them."""
 
     dataset: Dataset
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
         known = set(self.dataset.class_names)
-        if len(set(self.class_names)) != len(self.class_names) or set(self.class_names) != known:
-            raise invalid("class_names", self.class_names, f"each once: {', '.join(self.dataset.class_names)}")
+        if len(set(self.class_names)) != len(self.class_names) or not known <= set(self.class_names):
+            wanted = f"names that are there once, among them {', '.join(self.dataset.class_names)}"
+            raise invalid("class_names", self.class_names, wanted)
 
     @property
     def name(self) -> str:

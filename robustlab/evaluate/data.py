@@ -20,7 +20,7 @@ def open_data(
 
     An ``imagefolder`` or a sample of ImageNet is resized to `image_size`, by default to the size that all models were
     made for if there is one. Where a model names the same classes in another order, as folders sorted by name will have
-    it, labels follow the model.
+    it, or more classes than the data has images of, labels follow the model.
     """
     if isinstance(data, str):
         sizes = {size for size in map(input_size, models) if size is not None}
@@ -31,7 +31,7 @@ def open_data(
     else:
         dataset = check_dataset(data)
     for names in map(class_names, models):
-        if names is not None and names != tuple(dataset.class_names) and set(names) == set(dataset.class_names):
+        if names is not None and names != tuple(dataset.class_names) and set(names) >= set(dataset.class_names):
             return Relabelled(dataset, names)
     return dataset
 

@@ -11,7 +11,7 @@ from robustlab.core import Tiled, frozen
 from robustlab.core.errors import invalid
 from robustlab.core.tiles import pad_rows
 from robustlab.datasets import Dataset
-from robustlab.deploy import class_names, input_size
+from robustlab.deploy import ForeignModel, class_names, input_size
 
 _log = logging.getLogger(__name__)
 
@@ -55,15 +55,19 @@ def check_answers(name: str, model: nn.Module, images: Tensor, data: Dataset, ti
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != tile:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise invalid(argument, f"output {found}", f"logits ({tile}, classes) for {tile} images")
-    if not logits.is_floating_point() or logits.shape[1] != len(data.class_names):
-        found = f"{logits.shape[1]} logits of {logits.dtype}"
-        raise invalid(
-            argument, found, f"float logits, one for each of the {len(data.class_names)} classes of {data.name}"
-        )
     names = class_names(model)
     if names is not None and tuple(names) != tuple(data.class_names):
-        odd = next((n for n in names if n not in data.class_names), "in another order")
+        odd = next(
+            (n for one, other in ((data.class_names, names), (names, data.class_names)) for n in one if n not in other),
+            "in another order",
+        )
         raise invalid(argument, f"made for other classes ({odd})", f"models of the classes of {data.name}")
+    if not logits.is_floating_point() or logits.shape[1] != len(data.class_names):
+        found = f"{logits.shape[1]} logits of {logits.dtype}"
+        allowed = f"float logits, one for each of the {len(data.class_names)} classes of {data.name}"
+        if isinstance(model, ForeignModel) and names is None and logits.shape[1] > len(data.class_names):
+            allowed += f" (or a side-car {model.source}.json whose class_names are all of the model's)"
+        raise invalid(argument, found, allowed)
 
 
 def input_gradient(name: str, model: nn.Module, images: Tensor, tile: int) -> tuple[Tensor | None, str]:

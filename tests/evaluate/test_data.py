@@ -70,6 +70,8 @@ def test_relabelling_moves_labels_and_changes_the_fingerprint() -> None:
     assert len(other) == len(signs)
     with pytest.raises(ArgumentError, match="class_names"):
         Relabelled(signs, names[1:])
+    more = Relabelled(signs, ("first", *names, "last"))
+    assert torch.equal(more.batch(range(30))[1], moved + 1)
 
 
 def test_an_unknown_backend_is_refused_before_anything_is_made(

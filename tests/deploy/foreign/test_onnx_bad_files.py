@@ -80,6 +80,31 @@ def _opset(nets: ModuleType, model: Any) -> None:
     model.opset_import[0].version = 999
 
 
+def _old(nets: ModuleType, model: Any) -> None:
+    model.opset_import[0].version = 6
+
+
+def _strange_domain(nets: ModuleType, model: Any) -> None:
+    model.graph.node[1].domain = "org.example"
+    model.opset_import.append(nets.helper.make_opsetid("org.example", 3))
+
+
+def _no_shape(nets: ModuleType, model: Any) -> None:
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+
+
+def _free_channels_and_depth(nets: ModuleType, model: Any) -> None:
+    model.graph.input[0].CopyFrom(nets.value("images", ["n", "c", "d", "h", "w"]))
+
+
+def _no_output(nets: ModuleType, model: Any) -> None:
+    del model.graph.output[:]
+
+
+def _no_input(nets: ModuleType, model: Any) -> None:
+    model.graph.input[0].name = "other"
+
+
 def _operator(nets: ModuleType, model: Any) -> None:
     model.graph.node[1].op_type = "Frobnicate"
 
@@ -120,7 +145,13 @@ def _huge(nets: ModuleType, model: Any) -> None:
         (_bytes_input, "of type UINT8; allowed: FLOAT"),
         (_flat_input, r"shape \(\?, 192\)"),
         (_one_channel, "three channels"),
-        (_opset, "opset|version"),
+        (_opset, "is of opset version 999; allowed: 7 to"),
+        (_old, "is of opset version 6; allowed: 7 to"),
+        (_strange_domain, "org.example"),
+        (_no_shape, r"shape \(\)|shape"),
+        (_free_channels_and_depth, r"shape \(\?, \?, \?, \?, \?\); allowed: \(N, 3, H, W\)"),
+        (_no_output, "has the outputs none|fails ONNX's checks"),
+        (_no_input, "images"),
         (_operator, "Frobnicate"),
         (_nan, "tensor w2 holds NaN"),
         (_shape, "w2"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -81,6 +82,26 @@ def test_a_wrong_order_of_channels_or_normalisation_is_suspected_and_the_options
     assert "it would be 100 %" in said
     assert "try --channels bgr --pixel-range 1 --mean 0.406,0.456,0.485 --std 0.225,0.224,0.229" in said
     capsys.readouterr()
+
+
+def test_a_folder_may_have_some_of_the_classes_that_the_model_names(
+    shipped: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, photos = shipped
+    some = tmp_path / "some"
+    for name in ("night", "red"):
+        shutil.copytree(photos / name, some / name)
+    command = ["evaluate", "--data", f"imagefolder:{some}", "--condition", "clean", *RIGHT]
+    assert run([*command, "--model", str(path), "--out", str(tmp_path / "out")]) == 0
+    (cell,) = json.loads((tmp_path / "out" / "results.json").read_text())["cells"]
+    assert (cell["accuracy"], cell["n"]) == (1.0, 30)
+    unnamed = tmp_path / "unnamed.onnx"
+    shutil.copy(path, unnamed)
+    assert run([*command, "--model", str(unnamed), "--out", str(tmp_path / "other")]) == 2
+    assert f"or a side-car {unnamed}.json whose class_names are all of the model's" in capsys.readouterr().err
+    shutil.copytree(photos / "blue", some / "green")
+    assert run([*command, "--model", str(path), "--out", str(tmp_path / "other")]) == 2
+    assert "made for other classes (green)" in capsys.readouterr().err
 
 
 def test_preprocessing_on_the_command_line_reaches_an_attack(

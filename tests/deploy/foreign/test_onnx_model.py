@@ -138,6 +138,22 @@ def test_a_fixed_batch_takes_any_number_of_images(nets: ModuleType, tmp_path: Pa
     torch.testing.assert_close(gradient[2], alone[2], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [["n", 3, "h", "w"], [1, 3, "h", "w"], ["n", "c", "h", "w"]])
+def test_free_sides_take_images_of_any_size(nets: ModuleType, tmp_path: Path, shape: list[Any]) -> None:
+    inner = nets.small_net()
+    inner.graph.input[0].CopyFrom(nets.value("images", shape))
+    path = nets.write(tmp_path / "free.onnx", inner)
+    model = load(path)
+    assert input_size(model) is None
+    for side in (8, 13):
+        data = np.random.default_rng(side).random((3, 3, side, side), dtype=np.float32)
+        with torch.no_grad():
+            logits, surrogate = model(torch.from_numpy(data)), model.stand_in(torch.from_numpy(data))
+        expected = np.concatenate([nets.ask(path, data[i : i + 1]) for i in range(3)])
+        np.testing.assert_allclose(logits.numpy(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(surrogate, logits, rtol=1e-4, atol=1e-4)
+
+
 def test_preprocessing_reaches_runtime_and_surrogate(nets: ModuleType, files: dict[str, Path]) -> None:
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     model = load(files["float"], preprocessing=Preprocessing(mean, std, channels="bgr"))
