@@ -1,5 +1,6 @@
 """Common corruptions with the constants of ImageNet-C, Tiny ImageNet-C and CIFAR-10-C."""
 
+from robustlab.datasets.corruptions.boxes import moved_boxes
 from robustlab.datasets.corruptions.registry import (
     COMMON,
     CORRUPTIONS,
@@ -7,6 +8,7 @@ from robustlab.datasets.corruptions.registry import (
     SEVERITIES,
     Corruption,
     corrupt,
+    find,
     resolve,
 )
 from robustlab.datasets.corruptions.tables import (
@@ -30,6 +32,8 @@ __all__ = [
     "Corruption",
     "Table",
     "corrupt",
+    "find",
+    "moved_boxes",
     "resolve",
     "table_for",
 ]

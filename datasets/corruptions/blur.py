@@ -15,7 +15,7 @@ from robustlab.datasets.corruptions.tables import Table
 # Up to here float64 costs little.
 _FEW_PIXELS = 64 * 64
 # More than the error of a sum in float32: closer than this to a whole level, the area is taken to be flat.
-_FLAT = 1e-4
+_FLAT = 5e-5
 
 
 def gaussian_blur(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tensor:

@@ -91,6 +91,19 @@ def elastic_transform(pixels: Tensor, draws: Draws, severity: int, table: Table)
     return truncated(_sampled(image, places, corners=False).add_(_SNAP))
 
 
+def elastic_sources(draws: Draws, size: Size, severity: int, table: Table) -> Tensor:
+    """float64 (N, 2, H, W): x and y in the image of what is seen at each pixel; NaN for what is a mirror image."""
+    height, width = size
+    rows, columns = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij"
+    )
+    between = torch.stack([columns, rows]) + draws["field"].to(torch.float64)
+    side = torch.tensor([width, height], dtype=torch.float64).reshape(2, 1, 1)
+    between = torch.where(((between >= -0.5) & (between <= side - 0.5)).all(1, keepdim=True), between, torch.nan)
+    affine = draws["affine"]
+    return torch.einsum("nij,njhw->nihw", affine[:, :, :2], between) + affine[:, :, 2, None, None]
+
+
 # Bilinear weights sum to 1 only up to rounding; this keeps flat areas from falling below their level.
 _SNAP = 2.0**-10
 

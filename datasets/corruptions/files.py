@@ -19,7 +19,7 @@ from torch import Tensor
 from robustlab.core.errors import DataError, check_choice, check_int, invalid
 from robustlab.core.keys import sample_keys
 from robustlab.core.progress import Progress, SilentProgress
-from robustlab.datasets.corruptions.registry import CORRUPTIONS, SEVERITIES, corrupt, resolve
+from robustlab.datasets.corruptions.registry import CORRUPTIONS, SEVERITIES, corrupt, find, resolve
 from robustlab.datasets.corruptions.tables import TABLES
 from robustlab.datasets.pictures import open_rgb
 
@@ -122,7 +122,9 @@ def corrupt_files(
     watch.start("corrupt", len(sources) * len(chosen) * len(levels))
     report = Report()
     for source in sources:
-        targets = {(name, s): out / name / str(s) / f"{source.name}.png" for name in chosen for s in levels}
+        targets = {
+            (name, s): out / name.replace(":", "-") / str(s) / f"{source.name}.png" for name in chosen for s in levels
+        }
         missing = {cell: path for cell, path in targets.items() if not path.exists()}
         report.present += len(targets) - len(missing)
         watch.advance(len(targets) - len(missing))
@@ -139,7 +141,7 @@ def _usable(source: Source, names: Sequence[str], report: Report | None) -> Tens
     """The image; None where it is not usable and there is a report to say so in."""
     try:
         image = read_image(source.path)
-        smallest = max(CORRUPTIONS[name].smallest for name in names)
+        smallest = max(find(name).smallest for name in names)
         height, width = image.shape[1:]
         if min(height, width) < smallest:
             raise DataError(f"{source.path} is {width}x{height} pixels; allowed: sides of at least {smallest}")

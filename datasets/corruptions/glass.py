@@ -67,3 +67,9 @@ def glass_blur(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Ten
     source = draws["source"].unsqueeze(1).expand(-1, pixels.shape[1], -1)
     moved = softened.flatten(2).gather(2, source).reshape(pixels.shape)
     return from_unit(gaussian(to_unit(moved), sigma))
+
+
+def glass_sources(draws: Draws, size: Size, severity: int, table: Table) -> Tensor:
+    """float64 (N, 2, H, W): x and y in the image of what is seen at each pixel, but for the blurs."""
+    source = draws["source"].reshape(-1, *size)
+    return torch.stack([source % size[1], source // size[1]], dim=1).to(torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from robustlab.datasets.corruptions import (
     glass,
     motion,
     noise,
+    original,
     snow,
     spatter,
 )
@@ -29,6 +31,7 @@ from robustlab.datasets.corruptions.tables import TABLES, Table, table_for
 SEVERITIES = (1, 2, 3, 4, 5)
 Draw = Callable[[Tensor, Size, int, Table], Draws]
 Apply = Callable[[Tensor, Draws, int, Table], Tensor]
+Sources = Callable[[Draws, Size, int, Table], Tensor]
 # Corruptions that look at neighbours need a few of them.
 _NEIGHBOURHOOD = 16
 
@@ -41,7 +44,8 @@ class Corruption:
     dimension is N, on the CPU. `apply(pixels, draws, severity, table)` is deterministic: uint8 (N, 3, H, W) in and
     out, on any device that holds both. Image i of the result is a function of image i and key i alone, bit for bit on
     the CPU. `version` is raised when results change; `smallest` is the shortest side it works on, in pixels;
-    `moves` says whether content changes its place, so that bounding boxes no longer fit exactly.
+    `sources(draws, (H, W), severity, table)` is there for those that move content: float64 (N, 2, H, W), the x and y
+    in the image of what is seen at each pixel; `moved_boxes` makes bounding boxes of it.
     """
 
     name: str
@@ -51,7 +55,12 @@ class Corruption:
     apply: Apply
     description: str
     smallest: int = 1
-    moves: bool = False
+    sources: Sources | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether content changes its place, so that bounding boxes have to follow."""
+        return self.sources is not None
 
 
 def _nothing(keys: Tensor, size: Size, severity: int, table: Table) -> Draws:
@@ -60,9 +69,9 @@ def _nothing(keys: Tensor, size: Size, severity: int, table: Table) -> Draws:
 
 
 def _near(
-    name: str, group: str, draw: Draw, apply: Apply, description: str, *, version: int = 1, moves: bool = False
+    name: str, group: str, draw: Draw, apply: Apply, description: str, version: int = 1, sources: Sources | None = None
 ) -> Corruption:
-    return Corruption(name, version, group, draw, apply, description, _NEIGHBOURHOOD, moves)
+    return Corruption(name, version, group, draw, apply, description, _NEIGHBOURHOOD, sources)
 
 
 # The fifteen that mean corruption errors are computed over, in the published order, then the four held-out ones.
@@ -71,7 +80,14 @@ _ALL = (
     Corruption("shot_noise", 1, "noise", noise.draw_words, noise.shot_noise, "Poisson noise of few photons"),
     Corruption("impulse_noise", 1, "noise", noise.draw_words, noise.impulse_noise, "salt and pepper"),
     _near("defocus_blur", "blur", _nothing, blur.defocus_blur, "out of focus: a disk for every point"),
-    _near("glass_blur", "blur", glass.draw_glass, glass.glass_blur, "seen through frosted glass", moves=True),
+    _near(
+        "glass_blur",
+        "blur",
+        glass.draw_glass,
+        glass.glass_blur,
+        "seen through frosted glass",
+        sources=glass.glass_sources,
+    ),
     _near("motion_blur", "blur", motion.draw_motion, motion.motion_blur, "the camera moves along a line"),
     _near("zoom_blur", "blur", _nothing, blur.zoom_blur, "the camera moves towards the scene"),
     _near("snow", "weather", snow.draw_snow, snow.snow, "falling flakes over a whitened scene", version=2),
@@ -85,7 +101,7 @@ _ALL = (
         elastic.draw_elastic,
         elastic.elastic_transform,
         "a jittered affine map and a smooth displacement",
-        moves=True,
+        sources=elastic.elastic_sources,
     ),
     Corruption("pixelate", 1, "digital", _nothing, digital.pixelate, "shrunk and enlarged, box filter"),
     Corruption("jpeg_compression", 1, "digital", _nothing, digital.jpeg_compression, "JPEG at a low quality"),
@@ -111,13 +127,42 @@ _PIXELS_AT_ONCE = {"cpu": 1 << 16}
 _PIXELS_ELSEWHERE = 1 << 22
 
 
+# The package's names, which are also the ones here.
+_ORIGINALS = (*COMMON, *HELD_OUT)
+
+
+@lru_cache(maxsize=len(_ORIGINALS))
+def _original(name: str) -> Corruption:
+    def apply(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tensor:
+        return original.apply(name, pixels, draws, severity)
+
+    ours = CORRUPTIONS[name]
+    description = f"{ours.description}: imagecorruptions 1.1.2"
+    full = original.PREFIX + name
+    return Corruption(full, 1, ours.group, original.draw_seeds, apply, description, original.SMALLEST)
+
+
+def find(name: str) -> Corruption:
+    """The corruption of this name: one of `CORRUPTIONS`, or ``imagecorruptions:NAME`` for that package's own.
+
+    Raises `ArgumentError` for an unknown name, with the nearest one, and `DataError` for one of imagecorruptions
+    where its environment is missing.
+    """
+    if isinstance(name, str) and name.startswith(original.PREFIX):
+        own = name.removeprefix(original.PREFIX)
+        check_choice("corruption of imagecorruptions", own, _ORIGINALS)
+        original.reference_python()
+        return _original(own)
+    return CORRUPTIONS[check_choice("corruption", name, CORRUPTIONS)]
+
+
 def resolve(name: str) -> str:
     """The corruption that `name` stands for here: ``frost_procedural`` for ``frost`` where its textures are missing.
 
-    Raises `ArgumentError` for an unknown name, with the nearest one.
+    Raises as `find`.
     """
-    check_choice("corruption", name, CORRUPTIONS)
-    return MADE_FROST if name == "frost" and frost.textures_folder() is None else name
+    found = find(name).name
+    return MADE_FROST if found == "frost" and frost.textures_folder() is None else found
 
 
 def _checked(images: object, corruption: Corruption, severity: int, keys: Tensor, table: str | None) -> Table:
@@ -129,7 +174,10 @@ def _checked(images: object, corruption: Corruption, severity: int, keys: Tensor
     if channels != 3 or min(height, width) < corruption.smallest:
         allowed = f"RGB images (N, 3, H, W), H, W >= {corruption.smallest} for {corruption.name}"
         raise invalid("images", f"a tensor of shape {tuple(images.shape)}", allowed)
-    return table_for(height, width) if table is None else TABLES[check_choice("table", table, TABLES)]
+    chosen = table_for(height, width) if table is None else TABLES[check_choice("table", table, TABLES)]
+    if corruption.name.startswith(original.PREFIX) and table not in (None, "imagenet-c"):
+        raise invalid("table", table, f"imagenet-c, or none, for {corruption.name}")
+    return chosen
 
 
 def corrupt(images: Tensor, name: str, severity: int, keys: Tensor, table: str | None = None) -> Tensor:
@@ -141,12 +189,13 @@ def corrupt(images: Tensor, name: str, severity: int, keys: Tensor, table: str |
 
     `table` is ``imagenet-c``, ``tiny-imagenet-c`` or ``cifar-10-c``; without it the constants are those of CIFAR-10-C
     if the shorter side is at most 32 pixels, of Tiny ImageNet-C up to 64, and of ImageNet-C above.
+    ``imagecorruptions:snow`` and so on are that package's own, which has ImageNet-C's constants only.
 
     Raises `ArgumentError` for an unknown name (with a suggestion) or table, another severity, images of another
     dtype, range or shape or smaller than the corruption needs (16 pixels for those that look at neighbours), or keys
     of another length.
     """
-    corruption = CORRUPTIONS[resolve(name)]
+    corruption = find(resolve(name))
     constants = _checked(images, corruption, severity, keys, table)
     size = (int(images.shape[2]), int(images.shape[3]))
     result = torch.empty(images.shape, dtype=images.dtype, device=images.device)

@@ -18,13 +18,15 @@ from robustlab.attacks import ATTACKS, parse_attack
 from robustlab.core import Ball
 from robustlab.core.access import LEVELS, Access
 from robustlab.core.errors import check_int, invalid
-from robustlab.datasets.corruptions import CORRUPTIONS, corrupt, resolve
+from robustlab.datasets.corruptions import CORRUPTIONS, corrupt, find, resolve
 from robustlab.datasets.systematic.pipeline import REFERENCE_KEY
 from robustlab.datasets.systematic.platforms import PLATFORMS
 from robustlab.evaluate.shown import Shown, inside_box, nobody
 from robustlab.evaluate.systematic import parse_systematic
 
 KEY_PATTERN = re.compile(r"[a-z0-9.+-]+")
+# As one writes it, and as keys spell it.
+_ORIGINAL = re.compile(r"imagecorruptions[:-](?P<name>[a-z_-]+)-(?P<severity>[0-9]+)")
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
@@ -133,13 +135,13 @@ class CorruptionCondition:
 
     @property
     def key(self) -> str:
-        """Such as ``gaussian-noise-3``."""
-        return f"{self.name.replace('_', '-')}-{self.severity}"
+        """Such as ``gaussian-noise-3``, or ``imagecorruptions-snow-3`` for that package's own."""
+        return f"{self.name.replace('_', '-').replace(':', '-')}-{self.severity}"
 
     @property
     def version(self) -> int:
         """The corruption's version."""
-        return CORRUPTIONS[self.name].version
+        return find(self.name).version
 
     @property
     def parameters(self) -> str:
@@ -235,6 +237,7 @@ def _unknown(key: object) -> Exception:
         "transfer- before an attack, made on the other models of the run, "
         "faults such as faults-bfa-8 or faults-random-16, "
         f"a corruption and its severity 1-5 ({', '.join(corruptions)}) such as {corruptions[0]}-3, "
+        "imagecorruptions: before it for that package's own, "
         f"a platform and its severity ({', '.join(PLATFORMS)}) such as platform-{next(iter(PLATFORMS))}-3, "
         f"or a pipeline such as {REFERENCE_KEY}"
     )
@@ -248,6 +251,10 @@ def parse_condition(key: str) -> Condition:
     """
     if isinstance(key, str) and key.startswith("torchattacks:"):
         return AttackCondition(parse_attack(key))
+    original = _ORIGINAL.fullmatch(key) if isinstance(key, str) else None
+    if original is not None:
+        name = f"imagecorruptions:{original['name'].replace('-', '_')}"
+        return CorruptionCondition(name, check_int(f"severity of {key}", int(original["severity"]), 1, 5))
     if not isinstance(key, str) or not KEY_PATTERN.fullmatch(key):
         raise _unknown(key)
     if key == "clean":

@@ -27,7 +27,7 @@ NAMES = (*COMMON, *HELD_OUT)
 # exact value is (nearly) a whole level. All the others are equal.
 BESIDE = {"defocus_blur": 0.2, "zoom_blur": 0.05, "elastic_transform": 0.01, "spatter": 0.001}
 # Of large images the Gaussian blur is summed in float32.
-BESIDE_LARGE = {**BESIDE, "gaussian_blur": 0.002}
+BESIDE_LARGE = {**BESIDE, "gaussian_blur": 0.005}
 
 
 def picture(height, width, seed=0):
