@@ -8,7 +8,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -164,30 +163,47 @@ class Seen:
 
 
 Advance = Callable[..., tuple[Tensor, ...]]
-"""(step, `Seen`, *state) -> following iterates and state."""
+"""(steps made (n,), `Seen`, *state) -> following iterates and state."""
 
 
 def walk(search: Search, steps: int, loss: Loss, advance: Advance, *state: Tensor) -> None:
-    """`steps` gradients of `loss`, from the clean images on; every iterate is offered, the last one included."""
-    x = search.origin
+    """`steps` gradients of `loss`, from the clean images on; every iterate is offered, the last one included.
 
-    def tile(step: int, origin: Tensor, keys: Tensor, goal: Goal, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+    No sample depends on another, so they take turns, and no call of a `Tiled` model is half empty.
+    """
+    made = torch.zeros_like(search.rows)
+    whole = [search.origin.clone(), *(values.clone() for values in state)]  # The iterates, and their state.
+    waiting, ended = torch.arange(len(made), device=made.device), made[:0]
+    width = search.victim.turn(len(waiting), waiting.device)
+
+    def tile(origin: Tensor, keys: Tensor, goal: Goal, step: Tensor, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         shown = search.shown(x, origin)
         logits, gradient = search.victim.differentiate_tile(shown, goal, loss)
         seen = Seen(x, shown, origin, keys, goal, logits.to(x.dtype), gradient, goal.reached(logits))
         return shown, logits, gradient, *advance(step, seen, *state)
 
-    for step in range(steps):
-        shown, logits, gradient, following, *rest = search.in_tiles(partial(tile, step), x, *state)
-        search.victim.count(search.rows, gradient=True)
-        if step == 0:
-            warn_if_masked(search.victim, gradient)
-        search.offer(shown, logits)
-        x, *rest = search.keep(search.check(logits, gradient), following, *rest)
-        state = tuple(rest)
-        if not len(x):
-            return
-    search.ask(x)
+    while len(waiting):
+        at, waiting = waiting[:width], waiting[width:]  # Who has waited longest comes first.
+        part = search.at(at)
+        turn = part.in_tiles(tile, made[at], *(values.index_select(0, at) for values in whole))
+        shown, logits, gradient, *following = turn
+        part.victim.count(part.rows, gradient=True)
+        if not len(ended) and not bool(made.any()):
+            warn_if_masked(part.victim, gradient)
+        part.offer(shown, logits)
+        at, *following = part.keep(part.check(logits, gradient), at, *following)
+        for values, new in zip(whole, following, strict=True):
+            values[at] = new
+        made[at] += 1
+        going = made[at] < steps
+        waiting, ended = torch.cat([waiting, at[going]]), torch.cat([ended, at[~going]])
+    if len(ended):
+        search.at(ended).ask(whole[0].index_select(0, ended))
+
+
+def falling(step: Tensor, steps: int) -> Tensor:
+    """float64 (n,): half a cosine, 1 before the first of `steps` steps and 0 after the last; `step` (n,) are made."""
+    return (1 + torch.cos(math.pi * step.double() / steps)) / 2
 
 
 def warn_if_masked(victim: Victim, gradient: Tensor) -> None:

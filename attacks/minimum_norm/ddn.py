@@ -12,7 +12,7 @@ from torch import Tensor
 from robustlab.attacks._goal import cross_entropy
 from robustlab.attacks._slugs import Option
 from robustlab.attacks.minimum_norm._norms import column, farthest, norm
-from robustlab.attacks.minimum_norm._search import MinimumNorm, Search, Seen, walk
+from robustlab.attacks.minimum_norm._search import MinimumNorm, Search, Seen, falling, walk
 from robustlab.core import L2, keys
 from robustlab.core.errors import check_int, check_number
 
@@ -70,9 +70,9 @@ class DDN(MinimumNorm):
         radius = torch.full((len(search.rows),), self.init_eps, device=search.origin.device)
         walk(search, self.steps, cross_entropy, self._advance, radius)
 
-    def _advance(self, step: int, seen: Seen, radius: Tensor) -> tuple[Tensor, Tensor]:
-        rate = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * step / self.steps)) / 2
-        delta = seen.x - seen.origin + rate * _direction(seen, step)
+    def _advance(self, step: Tensor, seen: Seen, radius: Tensor) -> tuple[Tensor, Tensor]:
+        rate = _LAST_RATE + (1 - _LAST_RATE) * falling(step, self.steps)
+        delta = seen.x - seen.origin + column(rate, seen.x).to(seen.x.dtype) * _direction(seen, step)
         radius = radius * torch.where(seen.reached, 1 - self.gamma, 1 + self.gamma)
         radius = torch.minimum(radius, farthest("l2", seen.origin))
         delta = delta * column(radius / norm("l2", delta).clamp(min=1e-12), delta)
@@ -82,12 +82,13 @@ class DDN(MinimumNorm):
         return following, radius
 
 
-def _direction(seen: Seen, step: int) -> Tensor:
+def _direction(seen: Seen, step: Tensor) -> Tensor:
     """The gradient with length 1; a random direction where it is 0, as in the authors' code."""
     length = norm("l2", seen.gradient)
     lost = torch.nonzero(length == 0).flatten()
     gradient = seen.gradient
-    if len(lost):
-        drawn = keys.derive(seen.keys[lost.to(seen.keys.device)], f"direction {step}")
-        gradient = gradient.index_copy(0, lost, keys.normal(drawn, gradient.shape[1:], gradient.device))
+    for made in step[lost].unique().tolist():
+        these = lost[step[lost] == made]
+        drawn = keys.derive(seen.keys[these.to(seen.keys.device)], f"direction {made}")
+        gradient = gradient.index_copy(0, these, keys.normal(drawn, gradient.shape[1:], gradient.device))
     return L2(math.inf).ascent(gradient)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from robustlab.attacks._goal import margin
 from robustlab.attacks._slugs import Option
-from robustlab.attacks.minimum_norm._norms import dual_norm, farthest, norm, shrink
-from robustlab.attacks.minimum_norm._search import MinimumNorm, Search, Seen, walk
+from robustlab.attacks.minimum_norm._norms import column, dual_norm, farthest, norm, shrink
+from robustlab.attacks.minimum_norm._search import MinimumNorm, Search, Seen, falling, walk
 from robustlab.core import L2
 from robustlab.core.errors import check_int, check_number
 
@@ -65,25 +65,26 @@ class FMN(MinimumNorm):
         radius = torch.full((len(search.rows),), first, device=search.origin.device)
         walk(search, self.steps, margin, self._advance, radius, torch.full_like(radius, math.inf))
 
-    def _advance(self, step: int, seen: Seen, radius: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _advance(self, step: Tensor, seen: Seen, radius: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Following iterates, radius (n,) of their balls, and norm (n,) of the nearest adversarial image so far."""
-        cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
+        cosine = falling(step, self.steps)
         gamma = _LAST_GAMMA + (self.gamma - _LAST_GAMMA) * cosine
         rate = self.step_size * (_LAST_STEP + (1 - _LAST_STEP) * cosine)
-        name, delta = self.ball.norm_name, seen.x - seen.origin
+        name, delta, dtype = self.ball.norm_name, seen.x - seen.origin, seen.x.dtype
+        less, more, rate = (1 - gamma).to(dtype), (1 + gamma).to(dtype), column(rate, delta).to(dtype)
         size = norm(name, delta)
         nearest = torch.where(seen.reached, torch.minimum(norm(name, seen.shown - seen.origin), nearest), nearest)
         if name == "l0":
-            smaller = torch.minimum(torch.minimum(radius - 1, (radius * (1 - gamma)).floor()), nearest)
-            larger = torch.maximum(radius + 1, (radius * (1 + gamma)).floor())
+            smaller = torch.minimum(torch.minimum(radius - 1, (radius * less).floor()), nearest)
+            larger = torch.maximum(radius + 1, (radius * more).floor())
             radius = torch.where(seen.reached, smaller, larger).clamp(min=1)
         else:
             boundary = margin(seen.logits, seen.goal).abs() / dual_norm(name, seen.gradient).clamp(min=1e-12)
             # The paper has size + boundary before the first success, and where the image box cuts steps off, that is
             # approached but never crossed: the ball grows as well.
             beyond = torch.where(torch.isfinite(nearest), radius, torch.maximum(radius, size + boundary))
-            larger = beyond * (1 + gamma)
-            radius = torch.where(seen.reached, torch.minimum(radius * (1 - gamma), nearest), larger)
+            larger = beyond * more
+            radius = torch.where(seen.reached, torch.minimum(radius * less, nearest), larger)
         radius = torch.minimum(radius, farthest(name, torch.ones_like(delta) if name == "l0" else seen.origin))
         delta = shrink(name, delta + rate * L2(math.inf).ascent(seen.gradient), radius)
         return (seen.origin + delta).clamp(0, 1), radius, nearest
