@@ -40,7 +40,7 @@ POINTS, ERRORS = 0.3, 2.0
 # Model, data, images for corruptions without randomness and with it.
 MODELS = {
     "resnet20": ("robustlab:cifar_resnet20", "cifar10", 1000, 1000),
-    "mobilenet_v2": ("robustlab:mobilenet_v2", "imagenet1000", 120, 40),
+    "mobilenet_v2": ("robustlab:mobilenet_v2", "imagenet1000", 80, 40),
 }
 AT_ONCE = 20
 
@@ -104,7 +104,8 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         "# Accuracy under corruption: imagecorruptions and this package",
         "",
         "Made by `benchmarks/corruption_accuracy.py`: percent right over five severities, ImageNet-C's constants at "
-        "both sizes. Without randomness the difference should be at most 0.3 points, with it at most two standard errors.",
+        "both sizes. Without randomness the difference should be at most 0.3 points, with it at most two standard "
+        "errors.",
         "",
         "| model | corruption | images | reference | here | difference | standard error | within |",
         "|---|---|---|---|---|---|---|---|",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from robustlab.core.keys import derive
-from robustlab.datasets.corruptions._batch import Draws, Size, truncated, uniforms
+from robustlab.datasets.corruptions._batch import Draws, Size, truncated, uniforms, words
 from robustlab.datasets.corruptions._filters import border_index, gaussian, gaussian_weights
 from robustlab.datasets.corruptions.tables import Table
 
@@ -47,7 +47,9 @@ def displacement(keys: Tensor, size: Size, amplitude: float, sigma: float) -> Te
     """Two smoothed uniform fields (N, 2, H, W), in pixels."""
     if amplitude == 0:
         return torch.zeros((len(keys), 2, *size))
-    return smooth(uniforms(keys, (2, *size), -1, 1, torch.float32), sigma).mul_(amplitude)
+    # 16 random bits are enough for what is averaged over a neighbourhood and then moves pixels by some of them.
+    bits = words(keys, (size[0], size[1])).view(torch.int16).reshape(-1, 2, *size)
+    return smooth(bits.to(torch.float32).add_(0.5), sigma).mul_(amplitude / 2**15)
 
 
 def smooth(field: Tensor, sigma: float) -> Tensor:

@@ -106,11 +106,13 @@ def _framed(pixels: Tensor, top: int, bottom: int, left: int, right: int) -> Ten
 def _exactly(pixels: Tensor, offsets: NDArray[np.int64], weights: NDArray[np.float64], where: Tensor) -> Tensor:
     """uint8 (K,): the result at flat places `where` (K,), summed in float64."""
     channels, height, width = pixels.shape[1:]
-    column, row = where % width, where // width % height
-    plane = where // (width * height)
-    moves = torch.from_numpy(offsets).to(where.device)[plane // channels]
-    rows = (row[:, None] + moves[..., 0]).clamp_(0, height - 1)
-    columns = (column[:, None] + moves[..., 1]).clamp_(0, width - 1)
-    read = pixels.reshape(-1)[(plane[:, None] * height + rows) * width + columns].to(torch.float64)
-    total = (read * torch.from_numpy(weights * 257).to(where.device)).sum(dim=1)
-    return total.round_().div_(257).to(torch.uint8)
+    line, column = np.divmod(where.cpu().numpy(), width)
+    plane, row = np.divmod(line, height)
+    rows, columns = (
+        (row[:, None] + offsets[plane // channels, :, 0]),
+        (column[:, None] + offsets[plane // channels, :, 1]),
+    )
+    place = (plane[:, None] * height + rows.clip(0, height - 1)) * width + columns.clip(0, width - 1)
+    read = pixels.cpu().numpy().reshape(-1).take(place).astype(np.float64)
+    total = (read * (weights * 257)).sum(axis=1)
+    return torch.from_numpy((np.rint(total) / 257).astype(np.uint8)).to(where.device)

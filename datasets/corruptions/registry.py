@@ -101,6 +101,7 @@ _ALL = (
         elastic.draw_elastic,
         elastic.elastic_transform,
         "a jittered affine map and a smooth displacement",
+        version=2,
         sources=elastic.elastic_sources,
     ),
     Corruption("pixelate", 1, "digital", _nothing, digital.pixelate, "shrunk and enlarged, box filter"),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustlab.core.keys import derive
-from robustlab.datasets.corruptions._batch import Draws, Size, angles, from_unit, normals, to_unit
+from robustlab.datasets.corruptions._batch import Draws, Size, angles, from_unit, mask, normals, to_unit
 from robustlab.datasets.corruptions._filters import zoom, zoom_crop
 from robustlab.datasets.corruptions.motion import along_lines
 from robustlab.datasets.corruptions.tables import Table
@@ -26,16 +26,21 @@ def flakes(noise: Tensor, wind: Tensor, size: Size, severity: int, table: Table)
     if factor != 1:
         start = tuple((side - cut) // 2 for side, cut in zip(size, noise.shape[1:], strict=True))
         layer = zoom(layer, factor, size, (start[0], start[1])).mT
-    levels = layer.masked_fill(layer < threshold, 0).clamp_(0, 1).mul_(255).to(torch.uint8)
+    sparse = mask(layer >= torch.full_like(layer, threshold))
+    levels = from_unit(layer).bitwise_and_(sparse)
     return along_lines(levels.unsqueeze(1).contiguous(), radius, sigma, wind)
 
 
 def snow(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tensor:
     """Whiten the image, and add the flakes twice: as drawn and turned by half a turn."""
     weight = table.snow[severity - 1][6]
-    x = to_unit(pixels)
-    red, green, blue = x[:, :1], x[:, 1:2], x[:, 2:]
+    red, green, blue = (to_unit(channel) for channel in pixels.unbind(1))
     grey = (red * 0.299).add_(green * 0.587).add_(blue * 0.114).mul_(1.5).add_(0.5)
-    whitened = torch.maximum(x, grey).mul_(1 - weight)
-    layer = to_unit(draws["flakes"])
-    return from_unit(x.mul_(weight).add_(whitened).add_(layer).add_(layer.flip((2, 3))))
+    layer = to_unit(draws["flakes"].squeeze(1))
+    turned = layer.flip((1, 2))
+    result = torch.empty_like(pixels)
+    # Channel by channel: what is between the steps stays in the cache.
+    for i, x in enumerate((red, green, blue)):
+        whitened = torch.maximum(x, grey).mul_(1 - weight)
+        result[:, i] = from_unit(x.mul_(weight).add_(whitened).add_(layer).add_(turned))
+    return result
