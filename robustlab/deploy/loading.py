@@ -15,11 +15,13 @@ from robustlab.deploy.binary import pack_binary
 from robustlab.deploy.file import build_from_file, read_model_file
 from robustlab.deploy.foreign.preprocessing import Preprocessing
 from robustlab.deploy.foreign.torch_model import load_program
+from robustlab.deploy.named import load_timm, load_torchvision
 from robustlab.kernels import backend
-from robustlab.models import ModelInfo, build, info_of, open_zoo, set_info
-from robustlab.models.blocks import IMAGENET_MEAN, IMAGENET_STD
+from robustlab.models import info_of, open_zoo, set_info
 from robustlab.models.bnn import BinaryNetwork
-from robustlab.models.zoo import load_tensors, read_tensors
+
+_NAMED = {"torchvision": load_torchvision, "timm": load_timm}
+_ALLOWED = "robustlab:NAME, torchvision:NAME@FILE, timm:NAME@FILE, hf:FOLDER, or the path of a model file"
 
 
 def load(
@@ -32,12 +34,14 @@ def load(
 ) -> nn.Module:
     """A model in eval mode: images (N, 3, H, W) in [0, 1] -> logits (N, K).
 
-    spec: ``robustlab:NAME`` (see `robustlab list models`), ``torchvision:NAME@FILE`` (a state dict; `mean` and `std`
-    say what the weights expect, by default ImageNet's), the path of a file that `robustlab.save` wrote, or that of an
-    ``.onnx`` file (needs ``robustlab[onnx]``), which ONNX Runtime runs; `preprocessing` says what it takes, by default
-    what a side-car ``model.onnx.json`` says, else images as they are. ``trusted:FILE.pt2`` is an exported program of
-    torch: reading it unpickles objects, so it can run code of whoever wrote it. `factory` builds the architecture of a
-    file that was made from a class of your own.
+    spec: ``robustlab:NAME`` (see `robustlab list models`); ``torchvision:NAME@FILE`` or ``timm:NAME@FILE`` (a state
+    dict; `mean` and `std` say what the weights expect, by default ImageNet's and timm's; without ``@FILE`` what was
+    fetched before); ``hf:FOLDER``, an image classifier of transformers; the path of a file that `robustlab.save`
+    wrote; or that of an ``.onnx`` file (needs ``robustlab[onnx]``), which ONNX Runtime runs. ``trusted:FILE.pt2`` is an
+    exported program of torch: reading it unpickles objects, so it can run code of whoever wrote it. A ``.tflite`` file
+    (needs ``robustlab[tflite]``) gives scores, without a gradient. `preprocessing` says what these three take, by
+    default what a side-car such as ``model.onnx.json`` says, else images as they are.
+    `factory` builds the architecture of a file that was made from a class of your own.
     Raises `ArgumentError`, `DataError` or `ModelFileError`.
 
     Example: ``load("torchvision:resnet18@resnet18.safetensors")``.
@@ -55,12 +59,17 @@ def load(
         info = info_of(model)
         assert info is not None
         return set_info(model, with_fields(info, name=rest))
-    if separator and prefix == "torchvision":
-        return _torchvision(rest, mean or IMAGENET_MEAN, std or IMAGENET_STD)
+    if separator and prefix == "hf":
+        _need("transformers", text, "hf")
+        from robustlab.deploy.huggingface import load_huggingface
+
+        return load_huggingface(Path(rest))
+    if separator and prefix in _NAMED:
+        return _NAMED[prefix](rest, mean, std)
     trusted = bool(separator) and prefix == "trusted"
     path = Path(rest if trusted else text)
     if not path.is_file():
-        raise invalid("model", text, "robustlab:NAME, torchvision:NAME@FILE, or the path of a model file")
+        raise invalid("model", text, _ALLOWED)
     if path.suffix.lower() == ".pt2":
         if not trusted:
             raise invalid(
@@ -73,31 +82,15 @@ def load(
         raise invalid("model", text, "trusted: before an exported program, FILE.pt2")
     if path.suffix.lower() == ".onnx":
         return _onnx(path, _preprocessing(preprocessing, mean, std))
+    if path.suffix.lower() == ".tflite":
+        _need("ai_edge_litert", text, "tflite")
+        from robustlab.deploy.foreign.tflite_model import load_tflite
+
+        return load_tflite(path, _preprocessing(preprocessing, mean, std))
     model = build_from_file(read_model_file(path), factory)
     info = info_of(model)
     assert info is not None
     return set_info(model, with_fields(info, name=path.stem))
-
-
-def _torchvision(rest: str, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    name, separator, file = rest.partition("@")
-    if not separator or not file:
-        raise invalid("model", f"torchvision:{rest}", "torchvision:NAME@FILE, e.g. torchvision:resnet18@weights.pth")
-    arguments: dict[str, object] = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
-    model = build(f"torchvision:{name}", arguments)
-    tensors = read_tensors(Path(file))
-    last = list(model.state_dict())[-1].removeprefix("network.")
-    if last in tensors and tensors[last].ndim >= 1 and len(tensors[last]) != 1000:
-        arguments["classes"] = len(tensors[last])
-        model = build(f"torchvision:{name}", arguments)
-    load_tensors(model, {f"network.{key}": value for key, value in tensors.items()}, Path(file))
-    info = ModelInfo(
-        name=Path(file).stem,
-        architecture=f"torchvision:{name}",
-        arguments=arguments,
-        provenance={"weights": Path(file).name},
-    )
-    return set_info(model, info)
 
 
 def _preprocessing(
@@ -110,12 +103,14 @@ def _preprocessing(
     return Preprocessing(tuple(mean or (0, 0, 0)), tuple(std or (1, 1, 1)))  # type: ignore[arg-type]
 
 
+def _need(package: str, spec: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise invalid("model", spec, f"another model without the package {package}: pip install 'robustlab[{extra}]'")
+
+
 def _onnx(path: Path, preprocessing: Preprocessing | None) -> nn.Module:
     for package in ("onnx", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            raise invalid(
-                "model", str(path), f"another file without the package {package}: pip install robustlab[onnx]"
-            )
+        _need(package, str(path), "onnx")
     from robustlab.deploy.foreign.onnx_model import load_onnx
 
     return load_onnx(path, preprocessing)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,6 +46,7 @@ _ALLOWED: dict[str, frozenset[str]] = {
     "bnn_cnv": frozenset({"classes"}),
     "bnn_lfc": frozenset({"classes", "width"}),
     "torchvision": frozenset({"classes", "mean", "std"}),
+    "timm": frozenset({"classes", "mean", "std"}),
 }
 _LIMIT = 4096
 _LIMITS = {"blocks": 64, "steps": 64, "depth": 1024}
@@ -53,28 +56,53 @@ _LOWEST = {"paddings": 0}
 def check_architecture(architecture: str, arguments: Mapping[str, object]) -> tuple[str, str]:
     """Split ``prefix:name`` and check both and the arguments.
 
-    Allowed are ``robustlab:`` names of this module, ``torchvision:`` classification models, and ``graph:onnx``, whose
-    arguments are the fields of a `robustlab.models.graph.GraphSpec`; other arguments are whole
+    Allowed are ``robustlab:`` names of this module, ``torchvision:`` and ``timm:`` classification models, and
+    ``graph:onnx``, whose arguments are the fields of a `robustlab.models.graph.GraphSpec`; other arguments are whole
     numbers from 1 to 4096 (64 for blocks and steps), numbers, or lists of up to 16 of either. Raises `ArgumentError`.
     """
     prefix, _, name = architecture.partition(":")
-    check_choice("architecture prefix", prefix, ("robustlab", "torchvision", "graph"))
+    check_choice("architecture prefix", prefix, ("robustlab", "torchvision", "timm", "graph"))
     if prefix == "graph":
         check_choice("architecture", name, ("onnx",))
         parse_graph(arguments)
         return prefix, name
     if prefix == "robustlab":
         check_choice("architecture", name, _OWN)
+    elif prefix == "timm":
+        timm_configuration(name)
     else:
         import torchvision.models as classification
         from torchvision.models import list_models
 
         check_choice("torchvision architecture", name, list_models(module=classification))
-    allowed = _ALLOWED["torchvision" if prefix == "torchvision" else name]
+    allowed = _ALLOWED[name if prefix == "robustlab" else prefix]
     for key, value in arguments.items():
         check_choice(f"argument of {architecture}", key, allowed)
         _check_value(key, value)
     return prefix, name
+
+
+def timm_configuration(name: str) -> dict[str, Any]:
+    """What timm states for one of its models: ``mean``, ``std``, ``input_size`` (C, H, W), ``num_classes`` and more.
+
+    Raises `ArgumentError` for an unknown name, for models of other than three channels, and without timm.
+    """
+    if importlib.util.find_spec("timm") is None:
+        raise invalid("model", f"timm:{name}", "another one without the package timm: pip install 'robustlab[timm]'")
+    import timm
+
+    base, _, tag = name.partition(".")
+    check_choice("timm architecture", base, timm.list_models())
+    tags = timm.list_pretrained(f"{base}.*")
+    if tag and name not in tags:
+        raise invalid("timm weights", name, ", ".join((base, *tags)))
+    configuration = timm.get_pretrained_cfg(name)
+    if configuration is None:
+        raise invalid("timm architecture", name, "one that timm describes")
+    values = dict(configuration.to_dict())
+    if values["input_size"][0] != 3:
+        raise invalid("timm architecture", name, "one that takes images of three channels")
+    return values
 
 
 def _check_value(key: str, value: object) -> None:
@@ -107,6 +135,15 @@ def build(architecture: str, arguments: Mapping[str, object] | None = None) -> n
                 model = _OWN[name](**values)
             except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
                 raise invalid(f"arguments of {architecture}", values, f"what it takes ({error})") from error
+        elif prefix == "timm":
+            import timm
+
+            configuration = timm_configuration(name)
+            classes = values.get("classes", configuration["num_classes"])
+            network = timm.create_model(name, pretrained=False, num_classes=classes)
+            model = Normalized(
+                network, values.get("mean", configuration["mean"]), values.get("std", configuration["std"])
+            )
         else:
             from torchvision.models import get_model
 

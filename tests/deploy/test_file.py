@@ -255,7 +255,8 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_loading_refuses_unknown_names_and_pickles(tmp_path: Path) -> None:
+def test_loading_refuses_unknown_names_and_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no weights of torchvision's own
     for bad in ("robustlab:nothing", "torchvision:resnet18", "torchvision:nothing@x.pth", str(tmp_path / "no.st")):
         with pytest.raises(RobustlabError):
             rl.load(bad)

@@ -89,6 +89,12 @@ class SideCar:
 
 
 FIELDS = ("preprocessing", "class_names")
+FORMATS = (".onnx", ".pt2", ".tflite")
+
+
+def takes_preprocessing(spec: str) -> bool:
+    """Whether a model is a file of another runtime, which does not say what it takes."""
+    return spec.lower().endswith(FORMATS)
 
 
 def side_car_path(model: Path) -> Path:
