@@ -3,8 +3,8 @@
     python benchmarks/round_export.py --out benchmarks/round_export.json
 
 CIFAR-10 ResNet-20 with 4-bit activations through `torch.round`, as an export of a quantized network has it, linf
-2/255: PGD-10 of torchattacks, and `robustlab.audit`. The same network with a straight-through estimator, which gives
-exactly the same logits, shows that nothing but the gradient is different.
+2/255: PGD-10 of torchattacks, `robustlab.evaluate`, and `robustlab.audit`. The same network with a straight-through
+estimator, which gives exactly the same logits, shows that nothing but the gradient is different.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import tempfile
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from robustlab.core.subgradients import round_ste
 from robustlab.datasets import load_dataset
 
 EPS = 2 / 255
+CONDITION = "pgd10-linf-2of255"
 
 
 def robust(model: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -47,6 +49,10 @@ def main() -> None:
     exported = Quantized(rl.load("robustlab:cifar_resnet20"), training).eval().requires_grad_(False)
     straight = Quantized(rl.load("robustlab:cifar_resnet20"), training, round_ste).eval().requires_grad_(False)
     same = bool(torch.equal(exported(images), straight(images)))
+    with tempfile.TemporaryDirectory() as folder:
+        evaluated = rl.evaluate(exported, data, [CONDITION], limit=options.images, out=folder, efficiency=False).cells[
+            0
+        ]
     found = rl.audit(exported, data, ball=rl.Linf(EPS), limit=options.images, out=options.work)
     result = {
         "images": options.images,
@@ -54,6 +60,8 @@ def main() -> None:
         "logits_equal": same,
         "torchattacks_pgd10_round": round(robust(exported, images, labels), 1),
         "torchattacks_pgd10_straight_through": round(robust(straight, images, labels), 1),
+        "evaluate_pgd10_round": round(100 * evaluated["accuracy"], 1),
+        "evaluate_gradient": evaluated["gradient"],
         "audit_grade": found.grade,
         "audit_first": None if found.naive is None else round(100 * found.naive.value, 1),
         "audit_lowest": round(100 * found.robust.value, 1),

@@ -33,7 +33,8 @@ def evaluate(
         typer.Option(
             "--model",
             "-m",
-            help="robustlab:NAME, torchvision:NAME@FILE, or the path of a model file or of an ONNX file; repeatable. "
+            help="robustlab:NAME, torchvision:NAME@FILE, timm:NAME@FILE, hf:FOLDER, trusted:FILE.pt2, or the path of a "
+            "model file, an ONNX or a TFLite file; repeatable. "
             "(default: the five bundled models)",
             show_default=False,
         ),

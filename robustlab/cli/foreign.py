@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from robustlab.deploy import Preprocessing
 
-_PANEL = "What an ONNX model takes (default: its side-car MODEL.onnx.json, else images in [0, 1] as they are)"
+_PANEL = (
+    "What an ONNX, TFLite or .pt2 file takes (default: its side-car such as MODEL.onnx.json, else images in [0, 1])"
+)
 
 _Mean = Annotated[
     str | None,

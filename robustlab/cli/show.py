@@ -23,7 +23,8 @@ def show(
     model: Annotated[
         str,
         typer.Argument(
-            help="The path of a model file or an ONNX file, robustlab:NAME, or torchvision:NAME@FILE.",
+            help="The path of a model, ONNX or TFLite file, robustlab:NAME, torchvision:NAME@FILE, timm:NAME@FILE, "
+            "hf:FOLDER or trusted:FILE.pt2.",
             show_default=False,
         ),
     ],

@@ -336,8 +336,22 @@ def make_plan(
     for condition in plan.conditions:
         for subject in subjects:
             plan.bound(subject, condition)  # what does not fit is refused here
+    _say_left_out(plan)
     _check_preprocessing(subjects, dataset, device)
     return plan
+
+
+_APPLY: dict[Access, str] = {"scores": "square5000-linf-8of255", "labels": "hopskipjump1000-l2-0.5"}
+
+
+def _say_left_out(plan: Plan) -> None:
+    """Say in the log which conditions a model gives too little for, and where no attack is left, one that is."""
+    for subject in plan.subjects:
+        lacking = [condition.key for condition in plan.conditions if subject.lacks(condition)]
+        if lacking:
+            attacked = any(c.adversarial and not subject.lacks(c) for c in plan.conditions)
+            hint = "" if attacked else f"; no attack of {plan.suite.name} applies, {_APPLY[subject.access]} does"
+            _log.warning("model %s gives %s; left out: %s%s", subject.name, subject.access, ", ".join(lacking), hint)
 
 
 def _check_preprocessing(subjects: Sequence[Subject], data: Dataset, device: str) -> None:

@@ -37,6 +37,21 @@ class Coloured:
         return images, labels
 
 
+@pytest.mark.parametrize("suite", ["autoattack", "robustmq"])
+def test_suites_leave_out_what_needs_more_than_scores(
+    tmp_path: Path, suite: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data: Any = Coloured()
+    model = rl.CallableModel(scores, 3, name="scored")
+    results = rl.evaluate(model, data, suite, out=tmp_path, tile=8, efficiency=False, limit=8)
+    assert {row["condition"] for row in results.cells if row["status"] == "done"} == {"clean"}
+    left = [row["condition"] for row in results.run["left_out"]]
+    assert len(left) == len(results.cells) - 1 and all(row["needs"] == "gradient" for row in results.run["left_out"])
+    said = next(r.getMessage() for r in caplog.records if "left out" in r.getMessage())
+    assert all(key in said for key in left)
+    assert said.endswith(f"no attack of {suite} applies, square5000-linf-8of255 does")
+
+
 def test_what_a_model_gives_too_little_for_is_left_out_and_said(tmp_path: Path) -> None:
     models = {
         "scored": rl.CallableModel(scores, 3),

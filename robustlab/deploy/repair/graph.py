@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _ZERO_NODES = ("Round", "Floor", "Ceil", "Trunc", "Sign", "Sgn")
-_OURS = ("_ReplacedBackward", "_WarmBackward")
+_OURS = ("_ReplacedBackward", "_WarmBackward", "_ImageConvBackward")
 
 
 def repair_graph(output: Tensor, *, functions: bool) -> set[str]:
