@@ -222,5 +222,5 @@ def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "m.onnx"
     path.write_bytes(b"x")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RobustlabError, match=r"pip install robustlab\[onnx\]"):
+    with pytest.raises(RobustlabError, match=r"pip install 'robustlab\[onnx\]'"):
         rl.load(path)
