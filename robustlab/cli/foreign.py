@@ -72,21 +72,23 @@ def is_onnx(spec: str) -> bool:
 
 
 def load_given(spec: str, preprocessing: Preprocessing | None) -> nn.Module:
-    """`robustlab.load`; only ONNX files are given the preprocessing."""
+    """`robustlab.load`; only files of other runtimes are given the preprocessing."""
     from robustlab.deploy import load
+    from robustlab.deploy.foreign.preprocessing import is_foreign_file
 
-    return load(spec, preprocessing=preprocessing if is_onnx(spec) else None)
+    return load(spec, preprocessing=preprocessing if is_foreign_file(spec) else None)
 
 
 def check_preprocessing(preprocessing: Preprocessing | None, specs: Sequence[str]) -> None:
     """Raise `ArgumentError` where preprocessing is given and none of the models takes it."""
     from robustlab.core.errors import invalid
+    from robustlab.deploy.foreign.preprocessing import is_foreign_file
 
-    if preprocessing is not None and not any(map(is_onnx, specs)):
+    if preprocessing is not None and not any(map(is_foreign_file, specs)):
         raise invalid(
             "--mean, --std, --channels, --pixel-range, --layout",
             preprocessing.text,
-            "nothing where no model is an ONNX file",
+            "nothing where no model is an ONNX file, a TFLite file or a .pt2 file",
         )
 
 

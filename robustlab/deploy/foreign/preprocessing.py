@@ -92,7 +92,7 @@ FIELDS = ("preprocessing", "class_names")
 FORMATS = (".onnx", ".pt2", ".tflite")
 
 
-def takes_preprocessing(spec: str) -> bool:
+def is_foreign_file(spec: str) -> bool:
     """Whether a model is a file of another runtime, which does not say what it takes."""
     return spec.lower().endswith(FORMATS)
 
