@@ -28,7 +28,8 @@ class AttackResult:
     Attributes:
         images: float32 (N, C, H, W), in the threat model. A sample that the model gets wrong already is unchanged.
         attacked: bool (N,). False where logits or gradients that are not finite stopped the attack: such a sample
-            says nothing about robustness, and must never be counted as broken.
+            says nothing about robustness, and must never be counted as broken. Attacks that return their last iterate
+            unseen cannot know what the model answers there: judge `images`, as the evaluation does.
         gradient_calls: input-gradients computed, summed over samples (a sample that leaves early costs fewer).
         queries: int64 (N,), forward passes on each sample, those of its gradients included.
     """

@@ -136,6 +136,7 @@ def _attack(
 
     conditions = [AttackCondition(parse_attack(text)) for text in attacks]
     check_int("--seed", seed, 0)
+    check_int("--tile", tile, 1)
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, 1, 1024))
     check_preprocessing(preprocessing, [model])
@@ -223,8 +224,8 @@ class _Kept:
         with frozen(model), torch.no_grad():
             answers = Tiled(model, plan.tile)(torch.stack([torch.from_numpy(read_png(path)) for path in paths]))
         targets, labels = part.targets[rows], part.labels[rows]
-        said_again = answers.argmax(dim=1)
-        still = torch.where(targets < 0, said_again != labels, said_again == targets)
+        said_again, answered = answers.argmax(dim=1), torch.isfinite(answers).all(dim=1)
+        still = torch.where(targets < 0, said_again != labels, said_again == targets) & answered
         self.written += len(rows)
         self.survived += int(still.sum())
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from abc import ABC, abstractmethod
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from robustlab.core import keys as _keys
 from robustlab.core.errors import check_number, invalid
+
+_log = logging.getLogger(__name__)
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
@@ -339,4 +342,6 @@ def parse_ball(text: str) -> Ball:
     if name not in BALLS:
         raise invalid("ball", text, " or ".join(f"{norm}-EPS[-uint8]" for norm in BALLS))
     ball = BALLS[name](parse_eps(eps) if eps else math.inf)
+    if name == "linf" and 1 < ball.eps < math.inf:
+        _log.warning("linf radius %s holds every image: values are in [0, 1]; 8/255 is written linf-8of255", eps)
     return ball if plain == text else Lattice(ball)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
+from types import CellType, CodeType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 def update_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
@@ -42,6 +44,73 @@ def describe_module(name: str, module: nn.Module) -> tuple[str, str]:
         if key != "training" and not key.startswith("_") and _plain(value)
     ]
     return f"{name}|{type(module).__qualname__}|{module.extra_repr()}|", "".join(attributes)
+
+
+_OURS = ("torch.", "torchvision.", "robustlab.")
+"""Packages whose versions are known, so that the code of their modules need not be looked at."""
+
+
+def describe_code(module: nn.Module) -> str:
+    """The code of a module's ``forward`` where it is not a library's, and of functions that it holds, as text to hash.
+
+    Code is what Python compiled, with its constants, the names it uses, and the plain values it closes over.
+    """
+    functions: dict[str, object] = {
+        key: value
+        for key, value in sorted(vars(module).items())
+        if callable(value) and not isinstance(value, nn.Module)
+    }
+    if isinstance(module, fx.GraphModule):
+        return module.code
+    if not type(module).__module__.startswith(_OURS):
+        functions["forward()"] = type(module).forward
+    return "".join(f"{key}={_code(value)}|" for key, value in functions.items())
+
+
+def _code(function: object) -> str:
+    """The code behind a function, a method or a partial one; of any other object its class."""
+    if isinstance(function, partial):
+        held = [_value(value) for value in (*function.args, *sorted(function.keywords.items()))]
+        return f"partial {_code(function.func)} {held}"
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        kind = function if isinstance(function, type) or hasattr(function, "__qualname__") else type(function)
+        return f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"
+    cells = [_value(cell.cell_contents) for cell in getattr(function, "__closure__", None) or () if _filled(cell)]
+    defaults = [_value(value) for value in getattr(function, "__defaults__", None) or ()]
+    return f"{_compiled(code)} {cells} {defaults}"
+
+
+def _compiled(code: CodeType) -> str:
+    return f"{code.co_code.hex()} {code.co_names} {[_constant(value) for value in code.co_consts]}"
+
+
+def _constant(value: object) -> str:
+    if isinstance(value, CodeType):
+        return _compiled(value)
+    if isinstance(value, frozenset):  # In another order in every process.
+        return str(sorted(map(_constant, value)))
+    return str([_constant(item) for item in value]) if isinstance(value, tuple) else repr(value)
+
+
+def _filled(cell: CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:  # Not filled yet.
+        return False
+    return True
+
+
+def _value(value: object) -> str:
+    """A plain value or a function as text; of a tensor its bytes; of anything else its class."""
+    if isinstance(value, tuple) and not _plain(value):
+        return str([_value(item) for item in value])
+    if _plain(value):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return tensors_digest({"": value})
+    return _code(value)
 
 
 def describe_model(model: nn.Module) -> str:

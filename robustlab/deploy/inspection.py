@@ -14,7 +14,7 @@ from robustlab.compress.composed import Composed
 from robustlab.compress.freeze import FrozenLayer
 from robustlab.compress.layers import CompressedLayer
 from robustlab.compress.parts import Parts
-from robustlab.core.digest import describe_module, update_digest
+from robustlab.core.digest import describe_code, describe_module, update_digest
 from robustlab.core.frozen import frozen
 from robustlab.deploy.foreign.base import ForeignModel
 from robustlab.deploy.foreign.torch_bits import tensor_bits, tensor_bytes
@@ -133,7 +133,8 @@ def scheme(model: nn.Module) -> str:
 def fingerprint(model: nn.Module) -> str:
     """sha256 (hex) over every named tensor, class name, extra_repr and plain attribute of a model, and its gradient.
 
-    Two models with the same fingerprint give the same results, unless a module hides state elsewhere.
+    The code of ``forward`` counts where the class is the user's own, and of functions that a module holds. Two models
+    with the same fingerprint give the same results, unless a module hides state elsewhere.
     """
     model = unoptimized(model)
     digest = hashlib.sha256(gradient_kind(model).encode())
@@ -142,7 +143,7 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(head.encode())
         if isinstance(module, PackedLayer):
             digest.update(repr(module.surrogate).encode())
-        digest.update(attributes.encode())
+        digest.update((attributes + describe_code(module)).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         update_digest(digest, name, tensor)
     return digest.hexdigest()

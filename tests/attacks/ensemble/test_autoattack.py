@@ -230,3 +230,16 @@ def test_bad_arguments_are_named() -> None:
     zero = torch.zeros(1, dtype=torch.int64)
     with pytest.raises(ArgumentError, match="AutoAttack has no targeted version"):
         AutoAttack(Linf(0.1)).run(conv_net(), images, zero, targets=zero + 1)
+
+
+def test_what_a_gradient_reaches_is_broken_by_the_first_attack() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 4))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        net[1].weight.copy_(torch.randn(4, 48, generator=generator))  # type: ignore[operator]
+        net[1].bias.zero_()  # type: ignore[operator]
+    images = 0.4 + 0.2 * torch.rand(6, 3, 4, 4, generator=generator)
+    labels = net(images).argmax(dim=1)
+    result = AutoAttack(Linf(0.2)).run(net, images, labels)
+    assert bool((net(result.images).argmax(dim=1) != labels).all())
+    assert int(result.queries.max()) < 20  # Without gradients only Square is left, after a thousand queries.
