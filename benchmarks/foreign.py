@@ -60,8 +60,8 @@ class Network:
 
 NETWORKS = (
     Network("cifar_resnet20", "cifar10", 1000, 1000, 64, 200, Preprocessing(IMAGENET_MEAN, IMAGENET_STD)),
-    Network("squeezenet1_1", "imagenet1000", 800, 128, 16, 128, Preprocessing()),
-    Network("mobilenet_v2", "imagenet1000", 800, 128, 16, 128, Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
+    Network("squeezenet1_1", "imagenet1000", 400, 64, 16, 128, Preprocessing()),
+    Network("mobilenet_v2", "imagenet1000", 400, 64, 16, 128, Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
 )  # fmt: skip
 FORMATS = ("qdq", "qoperator")
 EPS, STEPS = 8 / 255, 20
@@ -264,6 +264,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the ONNX files and finished parts of rows")
     parser.add_argument("--out", type=Path, help="a .md file; .json beside it")
     parser.add_argument("--network", action="append", choices=[n.name for n in NETWORKS])
+    parser.add_argument("--format", action="append", choices=FORMATS)
     parser.add_argument("--rounds", type=int, default=7, help="of the step times")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -272,7 +273,7 @@ def main() -> None:
     for network in NETWORKS:
         if options.network and network.name not in options.network:
             continue
-        for kind in FORMATS:
+        for kind in options.format or FORMATS:
             path = make_file(network, kind, options.work)
             row: dict[str, Any] = {"network": network.name, "format": kind}
             parts: dict[str, Callable[[], dict[str, Any]]] = {
