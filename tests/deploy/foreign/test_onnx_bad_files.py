@@ -224,3 +224,17 @@ def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RobustlabError, match=r"pip install 'robustlab\[onnx\]'"):
         rl.load(path)
+
+
+def test_files_that_are_too_large_are_refused_with_their_external_data(
+    nets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robustlab.deploy.foreign import onnx_file
+
+    (tmp_path / "w.bin").write_bytes(nets.weights(8, 3, 3, 3).tobytes())
+    path = nets.write(tmp_path / "m.onnx", _outside(nets, "w.bin"))
+    size = path.stat().st_size
+    monkeypatch.setattr(onnx_file, "MOST_BYTES", size + 863)
+    refused(path, f"has {size + 864} bytes with its external data; allowed: {size + 863}")
+    monkeypatch.setattr(onnx_file, "MOST_BYTES", size - 1)
+    refused(path, f"has {size} bytes; allowed: {size - 1}")
