@@ -47,8 +47,16 @@ def generic(state: State, node: Node) -> None:
             state.codes[name] = state.codes[data[0]]
         grids = [state.levels.get(value) for value in inputs if value and not value.startswith("c")]
         first = grids[0] if grids else None
-        if node.op in (*_MOVES, "Pad", "SamePad") and first is not None and all(g == first for g in grids):
+        keeps = node.op in _MOVES or (node.op == "Pad" and _pads_with_zero(state, node))
+        if keeps and first is not None and all(g == first for g in grids):
             state.levels[output] = first
+
+
+def _pads_with_zero(state: State, node: Node) -> bool:
+    """Whether what is added is 0, which every grid has among its levels."""
+    given = node.input(2)
+    value = state.constant(given).reshape(-1)[0].item() if given else node.attributes.get("value", 0.0)
+    return node.attributes.get("mode", "constant") == "constant" and value == 0
 
 
 def _key(grid: Grid | tuple[Tensor, Tensor, int, int, int]) -> object:

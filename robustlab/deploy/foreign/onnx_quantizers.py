@@ -32,6 +32,9 @@ def quantize_linear(state: State, node: Node) -> None:
     x_name = state.value(source)
     if scale.numel() == 1:
         grid = Grid(float(scale), int(zero_point.reshape(-1)[0]), low, high)
+        if state.levels.get(x_name) == grid:  # such as behind a pool: the values are levels already
+            state.codes[target], state.values[target] = grid, x_name
+            return
         attributes = {"scale": grid.scale, "zero_point": grid.zero_point, "low": low, "high": high}
         output = state.step(node, "Grid", [x_name], attributes)
         state.codes[target] = state.levels[output] = grid

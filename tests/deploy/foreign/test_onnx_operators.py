@@ -174,6 +174,26 @@ def test_a_grid_has_the_codes_of_quantize_linear(nets: ModuleType) -> None:
         np.testing.assert_array_equal(made, expected)
 
 
+def test_a_quantizer_behind_a_pool_that_repeats_a_grid_costs_nothing(nets: ModuleType) -> None:
+    from robustlab.deploy.foreign.onnx_file import OnnxFile
+    from robustlab.deploy.foreign.onnx_translate import translate
+
+    make = nets.helper.make_node
+    nodes = [
+        make("QuantizeLinear", ["images", "s", "z"], ["q"]),
+        make("DequantizeLinear", ["q", "s", "z"], ["x"]),
+        make("MaxPool", ["x"], ["p"], kernel_shape=[2, 2]),
+        make("QuantizeLinear", ["p", "s", "z"], ["r"]),
+        make("DequantizeLinear", ["r", "s", "z"], ["y"]),
+    ]
+    stored = {"s": np.float32(0.02), "z": np.int8(-3)}
+    model = nets.model_of(nodes, stored, inputs=[nets.value("images", [2, 3, 8, 8])], outputs=[nets.value("y", None)])
+    expected, made = run_both(nets, model)
+    np.testing.assert_array_equal(made, expected)
+    file = OnnxFile(Path("t.onnx"), model, b"", "", 0, "images", "y", None, "nchw", (8, 8))
+    assert [step.op for step in translate(file).spec.steps] == ["Grid", "MaxPool"]
+
+
 def test_a_grid_for_each_channel_has_the_codes_of_quantize_linear(nets: ModuleType) -> None:
     nodes = [
         nets.helper.make_node("QuantizeLinear", ["images", "s", "z"], ["q"], axis=1),
