@@ -26,9 +26,14 @@ def saturate(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tenso
 def contrast(pixels: Tensor, draws: Draws, severity: int, table: Table) -> Tensor:
     """Pull each channel towards its mean over the image."""
     # A sum of whole numbers is exact in any order, so that the mean is the same in any batch.
-    total = pixels.sum(dim=(2, 3), keepdim=True, dtype=torch.int64)
-    mean = total.to(torch.float64) / (255 * pixels.shape[2] * pixels.shape[3])
-    return from_unit(to_unit(pixels).sub_(mean).mul_(table.contrast[severity - 1]).add_(mean))
+    total = pixels.sum(dim=(2, 3), dtype=torch.int64)
+    mean = (total.to(torch.float64) / (255 * pixels.shape[2] * pixels.shape[3])).reshape(-1, 1)
+    # What becomes of each level, channel by channel.
+    levels = to_unit(torch.arange(256, dtype=torch.uint8, device=pixels.device))
+    changed = from_unit((levels - mean).mul_(table.contrast[severity - 1]).add_(mean))
+    first = torch.arange(0, changed.numel(), 256, dtype=torch.int32, device=pixels.device)
+    index = pixels.flatten(2).to(torch.int32) + first.reshape(*pixels.shape[:2], 1)
+    return changed.reshape(-1).index_select(0, index.reshape(-1)).reshape(pixels.shape)
 
 
 def _in_hsv(pixels: Tensor, change: Callable[[Tensor, Tensor], object]) -> Tensor:
