@@ -17,6 +17,7 @@ from robustlab.core.errors import check_int, check_number
 
 _INSIDE = 0.999999  # So that a value of 0 or 1 has a finite place in tanh space, as in the authors' code.
 _MOMENTS = (0.9, 0.999)
+_LEAST_WINDOW = 20  # Steps between two looks at the loss: across the boundary it rises for a few of them.
 _PROGRESS = 0.9999  # A tenth of the steps that does not bring the loss below this part of what it was is the last.
 
 
@@ -83,7 +84,7 @@ class CW(MinimumNorm):
         succeeded = torch.zeros_like(search.distance, dtype=torch.bool)
         w = ((2 * search.origin - 1) * _INSIDE).atanh()
         mean, square, before = torch.zeros_like(w), torch.zeros_like(w), torch.full_like(weight, torch.inf)
-        window = max(1, self.steps // 10)
+        window = max(_LEAST_WINDOW, self.steps // 10)
         for step in range(self.steps):
             tile = partial(self._adam, search, step)
             x, logits, gradient, loss, w, mean, square = search.in_tiles(tile, w, mean, square, weight)

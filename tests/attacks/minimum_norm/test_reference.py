@@ -81,7 +81,7 @@ def compare_with_foolbox(name: str, problem: Problem) -> None:
     )
     theirs = distances(ours.ball, problem, peer.detach())
     assert torch.isfinite(found).sum() >= torch.isfinite(theirs).sum()
-    assert found.median() <= 1.02 * theirs.median(), (found.median(), theirs.median())
+    assert found.median() <= 1.03 * theirs.median(), (found.median(), theirs.median())
 
 
 @pytest.mark.parametrize("name", [name for name in FOOLBOX if name != "cw"])
