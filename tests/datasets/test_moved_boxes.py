@@ -47,7 +47,12 @@ def test_a_box_is_where_its_pixels_are_seen(
     else:
         # What is mirrored at the border is no part of the box: look where nothing is mirrored.
         assume(min(box) >= 8 and box[2] <= width - 8 and box[3] <= height - 8)
-        bright = corrupt(image, name, severity, keys)[0, 0] > 127
+        corruption, constants = CORRUPTIONS[name], table_for(height, width)
+        assert corruption.sources is not None
+        draws = corruption.draw(keys, (height, width), severity, constants)
+        x, y = corruption.sources(draws, (height, width), severity, constants)[0]
+        direct = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        bright = (corrupt(image, name, severity, keys)[0, 0] > 127) & direct
         slack = 1
     rows, columns = bright.any(1).nonzero().flatten(), bright.any(0).nonzero().flatten()
     found = torch.tensor([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], dtype=torch.float64)
