@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlab.attacks import BIM, MIFGSM, PGD, TIFGSM, Attack
+from robustlab.attacks import BIM, DIFGSM, MIFGSM, PGD, TIFGSM, Attack
 from robustlab.attacks.gradient._diversity import Diversity, shrink
 from robustlab.attacks.gradient.iterative import gaussian_kernel
 from robustlab.core import L1, L2, Linf
@@ -112,3 +112,13 @@ def test_diverse_views_are_drawn_for_every_sample_and_step() -> None:
     assert 0.4 < float((sizes == 8).float().mean()) < 0.6 and set(sizes.tolist()) == {4, 5, 6, 7, 8}
     assert not torch.equal(draws, diversity.draw(keys, 1, x.device))
     assert torch.equal(draws[5:9], diversity.draw(keys[5:9], 0, x.device))
+
+
+@pytest.mark.parametrize("ball", [Linf(EPS), L2(0.12)])
+def test_without_diversity_the_path_is_that_of_mifgsm(ball: Linf | L2) -> None:
+    net, x = network(), images()
+    diverse = DIFGSM(ball, steps=5, step_size=ball.eps / 2, decay=1.0, probability=0.0)
+    plain = MIFGSM(ball, steps=5, step_size=ball.eps / 2, decay=1.0)
+    found = plain(net, x, LABELS)
+    assert torch.equal(diverse(net, x, LABELS), found)
+    assert torch.allclose(ball.distance(found, x), torch.tensor(ball.eps, dtype=torch.float64), rtol=1e-3)
