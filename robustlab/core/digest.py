@@ -67,19 +67,26 @@ def describe_code(module: nn.Module) -> str:
     return "".join(f"{key}={_code(value)}|" for key, value in functions.items())
 
 
-def _code(function: object) -> str:
-    """The code behind a function, a method or a partial one; of any other object its class."""
+def _code(function: object, within: tuple[object, ...] = ()) -> str:
+    """The code behind a function, a method or a partial one; of any other object its class.
+
+    `within`: the functions that this one was found in, for one that closes over itself.
+    """
     if isinstance(function, partial):
-        held = [_value(value) for value in (*function.args, *sorted(function.keywords.items()))]
-        return f"partial {_code(function.func)} {held}"
+        held = [_value(value, within) for value in (*function.args, *sorted(function.keywords.items()))]
+        return f"partial {_code(function.func, within)} {held}"
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
     if not isinstance(code, CodeType):
         kind = function if isinstance(function, type) or hasattr(function, "__qualname__") else type(function)
         return f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"
-    cells = [_value(cell.cell_contents) for cell in getattr(function, "__closure__", None) or () if _filled(cell)]
-    defaults = [_value(value) for value in getattr(function, "__defaults__", None) or ()]
-    return f"{_compiled(code)} {cells} {defaults}"
+    if any(function is outer for outer in within):
+        return "itself"
+    within = (*within, function)
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _filled(cell)]
+    named = sorted((getattr(function, "__kwdefaults__", None) or {}).items())
+    held = [_value(value, within) for value in (*cells, *(getattr(function, "__defaults__", None) or ()), *named)]
+    return f"{_compiled(code)} {held}"
 
 
 def _compiled(code: CodeType) -> str:
@@ -102,15 +109,15 @@ def _filled(cell: CellType) -> bool:
     return True
 
 
-def _value(value: object) -> str:
+def _value(value: object, within: tuple[object, ...]) -> str:
     """A plain value or a function as text; of a tensor its bytes; of anything else its class."""
     if isinstance(value, tuple) and not _plain(value):
-        return str([_value(item) for item in value])
+        return str([_value(item, within) for item in value])
     if _plain(value):
         return repr(value)
     if isinstance(value, Tensor):
         return tensors_digest({"": value})
-    return _code(value)
+    return _code(value, within)
 
 
 def describe_model(model: nn.Module) -> str:

@@ -61,6 +61,26 @@ def test_functions_that_differ_are_told_apart_and_equal_ones_are_not() -> None:
     assert describe_code(Holder(functools.partial(within, levels=8))) == texts[8]
 
 
+def counting(step: int) -> Callable[..., Tensor]:
+    """A function that calls itself, and so closes over itself."""
+
+    def count(x: Tensor, *, left: int = 2) -> Tensor:
+        return x if left == 0 else count(x + step, left=left - 1)
+
+    return count
+
+
+def test_functions_may_call_themselves_and_keyword_defaults_count() -> None:
+    def two(x: Tensor, *, levels: int = 2) -> Tensor:
+        return x * levels
+
+    first = describe_code(Holder(two))
+    two.__kwdefaults__["levels"] = 3
+    assert describe_code(Holder(two)) != first
+    assert describe_code(Holder(counting(1))) == describe_code(Holder(counting(1)))
+    assert describe_code(Holder(counting(1))) != describe_code(Holder(counting(2)))
+
+
 def test_the_code_of_forward_counts() -> None:
     class First(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
