@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustlab.core import Ball
 from robustlab.core import keys as _keys
+from robustlab.kernels.squares import NUMBERS, can_paint, paint_squares
 
 DRAWS = 6
 """Random numbers that a step takes."""
@@ -87,6 +88,8 @@ class LinfMoves(Moves):
 
     def propose(self, best: Tensor, at: Tensor, numbers: Tensor, side: int) -> Tensor:
         """See `Moves.propose`. Colours that change nothing are replaced: they would waste the query."""
+        if can_paint(best):
+            return paint_squares(best, self.low, self.high, at, numbers[:, :NUMBERS], side)
         shape = (self.origin.shape[1], self.origin.shape[2], self.origin.shape[3])
         inside = _window(shape, side, best.device) + self._corner(numbers[:, 0], numbers[:, 1], side)[:, None]
         flat = (inside + (at * math.prod(shape))[:, None]).flatten()

@@ -19,6 +19,7 @@ from torch import Tensor
 from robustlab.attacks._attack import Access, Attack, look
 from robustlab.attacks._goal import Goal, finite_rows, margin
 from robustlab.attacks._slugs import Option
+from robustlab.attacks._turns import Turn, take_turns
 from robustlab.attacks._victim import Victim
 from robustlab.attacks.black_box._squares import DRAW_LIMIT, DRAWS, Moves, moves_in
 from robustlab.core import keys as _keys
@@ -108,18 +109,12 @@ class _Search:
 
     def run(self) -> None:
         """Until every sample has reached its goal, has used its queries, or stopped giving finite logits."""
-        waiting = np.arange(len(self.rows))
-        width = self.victim.turn(len(waiting), self.rows.device)
-        while len(waiting):
-            # Who waits longest comes first, so that samples of one turn are at the same query or one apart.
-            turn = waiting[:width]
-            sides = self.sides[self.made[turn]]
-            turn = turn[sides == sides[0]]
-            staying = self._step(turn, int(sides[0]))
-            waiting = np.concatenate([waiting[len(turn) :], turn[staying]])
+        width = self.victim.turn(len(self.rows), self.rows.device)
+        take_turns(len(self.rows), width, self._step, lambda turn: self.sides[self.made[turn]])
 
-    def _step(self, turn: np.ndarray, side: int) -> np.ndarray:
-        """One query on each of `turn` (m,): bool (m,), which of them go on."""
+    def _step(self, turn: Turn) -> Turn:
+        """One query on each of `turn` (m,), whose squares are of one size: which of them go on."""
+        side = int(self.sides[self.made[turn[0]]])
         at = torch.from_numpy(turn).to(self.rows.device)
         if side == _START:
             candidate = self.moves.start(at, _keys.derive(self.keys[turn], "start"))
@@ -140,10 +135,10 @@ class _Search:
             self.score.index_copy_(0, at[which], score.index_select(0, which).to(self.score.dtype))
         if not bool(finite.all()):
             self.finite[at] = finite
-        stays: np.ndarray = going.cpu().numpy() & (self.made[turn] < len(self.sides))
-        return stays
+        staying: Turn = turn[going.cpu().numpy() & (self.made[turn] < len(self.sides))]
+        return staying
 
-    def _draw(self, turn: np.ndarray, at: Tensor) -> Tensor:
+    def _draw(self, turn: Turn, at: Tensor) -> Tensor:
         """int64 (m, DRAWS): the numbers of each sample's next step, from its own stream."""
         step = self.made[turn] - 1
         fresh = turn[step % _BLOCK == 0]

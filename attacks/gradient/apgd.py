@@ -17,10 +17,8 @@ from robustlab.attacks._attack import Attack, look
 from robustlab.attacks._goal import Goal, Loss, cross_entropy, difference_of_logits_ratio
 from robustlab.attacks._slugs import Option
 from robustlab.attacks._victim import Victim
-from robustlab.attacks.gradient._auto import AutoSchedule, climb
-from robustlab.attacks.gradient._best import Best
+from robustlab.attacks.gradient._auto import AutoSchedule, Walks
 from robustlab.core.errors import check_int, check_number
-from robustlab.core.keys import derive
 
 _RESTARTS, _RHO, _EOT = (
     Option("restarts", "restarts", "int"),
@@ -62,20 +60,15 @@ class _APGD(Attack):
 
     def _attack(self, victim: Victim, origin: Tensor, goal: Goal, keys: Tensor) -> tuple[Tensor, Tensor]:
         rows, logits, attacked = look(victim, origin, goal)
-        best = Best(origin, rows, attacked)
-        if not len(rows):
-            return best.images, best.attacked
-        whole = logits.new_zeros(len(origin), logits.shape[1]).index_copy(0, rows, logits)
-        schedule = AutoSchedule(self.ball, self.steps, self._loss, self.rho)
-        aims = self._aims(goal, whole)
-        for restart in range(self.restarts):
-            for number, aim in enumerate(aims):
-                rows = best.rows
-                if not len(rows):
-                    break
-                draws = derive(keys[rows.to(keys.device)], f"restart{restart}-aim{number}")
-                best.take(climb(victim, rows, origin[rows], goal.at(rows), aim.at(rows), draws, schedule))
-        return best.images, best.attacked
+        images = origin.clone()
+        if len(rows):
+            narrow = goal.at(rows)
+            schedule = AutoSchedule(self.ball, self.steps, self._loss, self.rho)
+            aims = self._aims(narrow, logits)
+            walks = Walks(victim, rows, origin[rows], narrow, aims, keys[rows.to(keys.device)], schedule, self.restarts)
+            walks.run()
+            images[rows], attacked[rows] = walks.images, walks.finite
+        return images, attacked
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robustlab.attacks._attack import Attack, look
 from robustlab.attacks._goal import Goal, Loss, finite_rows
+from robustlab.attacks._turns import Turn, take_turns
 from robustlab.attacks._victim import Victim, goal_tensors
 from robustlab.core import L2, Ball, Lattice
 
@@ -173,8 +174,7 @@ def walk(search: Search, steps: int, loss: Loss, advance: Advance, *state: Tenso
     """
     made = torch.zeros_like(search.rows)
     whole = [search.origin.clone(), *(values.clone() for values in state)]  # The iterates, and their state.
-    waiting, ended = torch.arange(len(made), device=made.device), made[:0]
-    width = search.victim.turn(len(waiting), waiting.device)
+    ended = [made[:0]]
 
     def tile(origin: Tensor, keys: Tensor, goal: Goal, step: Tensor, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         shown = search.shown(x, origin)
@@ -182,13 +182,14 @@ def walk(search: Search, steps: int, loss: Loss, advance: Advance, *state: Tenso
         seen = Seen(x, shown, origin, keys, goal, logits.to(x.dtype), gradient, goal.reached(logits))
         return shown, logits, gradient, *advance(step, seen, *state)
 
-    while len(waiting):
-        at, waiting = waiting[:width], waiting[width:]  # Who has waited longest comes first.
+    def turn(walks: Turn) -> Turn:
+        at = torch.from_numpy(walks).to(made.device)
         part = search.at(at)
-        turn = part.in_tiles(tile, made[at], *(values.index_select(0, at) for values in whole))
-        shown, logits, gradient, *following = turn
+        shown, logits, gradient, *following = part.in_tiles(
+            tile, made[at], *(values.index_select(0, at) for values in whole)
+        )
         part.victim.count(part.rows, gradient=True)
-        if not len(ended) and not bool(made.any()):
+        if len(ended) == 1 and not bool(made.any()):
             warn_if_masked(part.victim, gradient)
         part.offer(shown, logits)
         at, *following = part.keep(part.check(logits, gradient), at, *following)
@@ -196,9 +197,13 @@ def walk(search: Search, steps: int, loss: Loss, advance: Advance, *state: Tenso
             values[at] = new
         made[at] += 1
         going = made[at] < steps
-        waiting, ended = torch.cat([waiting, at[going]]), torch.cat([ended, at[~going]])
-    if len(ended):
-        search.at(ended).ask(whole[0].index_select(0, ended))
+        ended.append(at[~going])
+        return at[going].cpu().numpy()
+
+    take_turns(len(made), search.victim.turn(len(made), made.device), turn)
+    last = torch.cat(ended)
+    if len(last):
+        search.at(last).ask(whole[0].index_select(0, last))
 
 
 def falling(step: Tensor, steps: int) -> Tensor:

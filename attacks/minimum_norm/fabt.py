@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustlab.attacks._goal import Goal
 from robustlab.attacks._slugs import Option
+from robustlab.attacks._turns import Turn, take_turns
 from robustlab.attacks.minimum_norm._hyperplane import boundary_step
 from robustlab.attacks.minimum_norm._norms import column
 from robustlab.attacks.minimum_norm._search import MinimumNorm, Search, warn_if_masked
@@ -86,6 +87,7 @@ class _Walks:
         classes: int64 (n, K), the classes that a sample's walk aims at, in order.
         x: (n, C, H, W), where it is.
         made: int64 (n,), steps that it has made, towards all classes.
+        first: whether no gradient has been seen yet.
     """
 
     def __init__(self, attack: FABT, search: Search) -> None:
@@ -95,19 +97,17 @@ class _Walks:
         self.classes = order[:, : min(attack.classes, order.shape[1] - 1)]
         self.x = search.origin.clone()
         self.made = torch.zeros_like(search.goal.labels)
+        self.first = True
 
     def run(self) -> None:
         """Until every sample has made all steps, has an image that is near enough, or stopped giving finite values."""
-        waiting = torch.arange(len(self.x), device=self.x.device)
-        width = self.search.victim.turn(len(waiting), waiting.device)
-        first = True
-        while len(waiting):
-            # Who has waited longest comes first.
-            waiting = torch.cat([waiting[width:], self._turn(waiting[:width], warn=first)])
-            first = False
+        take_turns(len(self.x), self.search.victim.turn(len(self.x), self.x.device), self._turn)
 
-    def _turn(self, at: Tensor, *, warn: bool) -> Tensor:
-        """One step of the walks `at` (m,): those that go on."""
+    def _turn(self, turn: Turn) -> Turn:
+        """One step of each of `turn`: those that go on."""
+        return self._advance(torch.from_numpy(turn).to(self.x.device)).cpu().numpy()
+
+    def _advance(self, at: Tensor) -> Tensor:
         search, steps = self.search.at(at), self.attack.steps
         victim, x = search.victim, self.x.index_select(0, at)
         targets = self.classes[at, self.made[at] // steps]
@@ -120,8 +120,9 @@ class _Walks:
 
         x, gradient = search.in_tiles(tile, x, targets)
         victim.count(search.rows, gradient=True)
-        if warn:
+        if self.first:
             warn_if_masked(victim, gradient)
+            self.first = False
         x, at = search.keep(search.check(x, gradient), x, at)
         if not len(at):
             return at

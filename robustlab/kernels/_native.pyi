@@ -45,6 +45,34 @@ def image_gradient(
     form: tuple[int, int, int],
     place: tuple[int, int, int, int],
 ) -> None: ...
+def ascent_step(
+    backend: str,
+    threads: int,
+    x: tuple[int, int],
+    old: tuple[int, int],
+    best: tuple[int, int],
+    best_gradient: tuple[int, int],
+    origin: tuple[int, int],
+    gradient: tuple[int, int],
+    rows: tuple[int, int],
+    better: tuple[int, int],
+    back: tuple[int, int],
+    first: tuple[int, int],
+    length: tuple[int, int],
+    eps: float,
+    momentum: float,
+) -> None: ...
+def paint_squares(
+    threads: int,
+    best: tuple[int, int],
+    low: tuple[int, int],
+    high: tuple[int, int],
+    rows: tuple[int, int],
+    numbers: tuple[int, int],
+    out: tuple[int, int],
+    shape: tuple[int, int, int],
+    side: int,
+) -> None: ...
 
 class Program:
     def value(self, kind: int, sizes: tuple[int, int, int], scale: float, doubled_zero: int, bits: int) -> int: ...

@@ -1,9 +1,10 @@
-// What attacks ask of the kernels: the gradient of a convolution with respect to its images, and the step towards a
-// linearised boundary; both in doubles, as their definitions read.
+// What attacks ask of the kernels: the gradient of a convolution with respect to its images, the step towards a
+// linearised boundary, and the step along a gradient; all in doubles, as their definitions read. And what Square paints.
 #include <algorithm>
 #include <cmath>
 
 #include "../../robustlab/kernels/native/image_gradient.h"
+#include "../../robustlab/kernels/native/squares.h"
 #include "harness.h"
 
 namespace check {
@@ -90,6 +91,73 @@ void check_boundary_step(const KernelTable& table, Random& random, Case& c) {
   table.boundary_step({x.as<float>(), origin.as<float>(), normal.as<float>(), gap, out.as<float>(), values, l2,
                        alpha_max, eta});
   near(c, out, expected, 1e-4);
+}
+
+void check_ascent_step(const KernelTable& table, Random& random, Case& c) {
+  const int64_t values = random.pick<int64_t>({1, 2, 15, 16, 17, 33, 255, 256, 257, 700});
+  const bool better = random.one_in(2), back = random.one_in(2), first = random.one_in(3);
+  const float eps = random.pick({0.0f, 0.01f, 0.3f, 2.0f}), length = random.pick({0.0f, 0.005f, 0.3f, 4.0f});
+  const float momentum = 0.75f;
+  c.describe("%lld values, better %d, back %d, first %d, eps %g, length %g", static_cast<long long>(values), better,
+             back, first, static_cast<double>(eps), static_cast<double>(length));
+  Floats x(random, values), old(random, values), best(random, values), best_gradient(random, values);
+  Floats origin(random, values), gradient(random, values);
+  std::vector<double> wanted[4];
+  const auto into = [&](double value, double centre) {
+    const double low = std::max(centre - static_cast<double>(eps), 0.0);
+    return std::max(low, std::min(value, std::min(centre + static_cast<double>(eps), 1.0)));
+  };
+  for (int64_t i = 0; i < values; ++i) {
+    for (const Floats* image : {&x, &old, &best, &origin})
+      image->at(i) = std::min(std::max(image->at(i) / 3 + 0.5f, 0.0f), 1.0f);
+    if (random.one_in(5)) gradient.at(i) = 0;
+    const double most = static_cast<double>(better ? x.at(i) : best.at(i));
+    const double slope = static_cast<double>(better ? gradient.at(i) : best_gradient.at(i));
+    const double from = back ? most : static_cast<double>(x.at(i));
+    const double along = back ? slope : static_cast<double>(gradient.at(i));
+    const double sign = along > 0 ? 1.0 : along < 0 ? -1.0 : 0.0, centre = static_cast<double>(origin.at(i));
+    double there = into(from + static_cast<double>(length) * sign, centre);
+    if (!first) {
+      const double before = from - static_cast<double>(old.at(i));
+      there = into(from + static_cast<double>(momentum) * (there - from) + 0.25 * before, centre);
+    }
+    wanted[0].push_back(there), wanted[1].push_back(from), wanted[2].push_back(most), wanted[3].push_back(slope);
+  }
+  table.ascent_step({x.as<float>(), old.as<float>(), best.as<float>(), best_gradient.as<float>(), origin.as<float>(),
+                     gradient.as<float>(), values, better, back, first, length, eps, momentum});
+  near(c, x, wanted[0], 1e-6), near(c, old, wanted[1], 0), near(c, best, wanted[2], 0);
+  near(c, best_gradient, wanted[3], 0);
+}
+
+// A square inside the image, its channels at one extreme each, something changed, and nothing else.
+void check_paint_square(const KernelTable&, Random& random, Case& c) {
+  Squares s{};
+  s.channels = random.range(1, 4), s.height = random.range(1, 9), s.width = random.range(1, 9);
+  s.side = random.range(1, std::min(s.height, s.width));
+  const int64_t plane = s.height * s.width, values = s.channels * plane, count = 2, row = 1;
+  c.describe("%lld x %lld x %lld, side %lld", static_cast<long long>(s.channels), static_cast<long long>(s.height),
+             static_cast<long long>(s.width), static_cast<long long>(s.side));
+  Floats best(random, count * values), low(random, count * values), high(random, count * values);
+  Floats out(random, count * values);
+  for (int64_t i = 0; i < count * values; ++i) low.at(i) = 1.0f, high.at(i) = 2.0f, best.at(i) = random.pick({1.0f, 2.0f});
+  Guarded rows(random, 8 * count, 0), numbers(random, 8 * 4 * count, 0);
+  rows.as<int64_t>()[0] = 0, rows.as<int64_t>()[1] = random.range(0, count - 1);
+  for (int64_t i = 0; i < 4 * count; ++i) numbers.as<int64_t>()[i] = random.range(0, (int64_t{1} << 62) - 1);
+  s.best = best.as<float>(), s.low = low.as<float>(), s.high = high.as<float>(), s.out = out.as<float>();
+  s.rows = rows.as<int64_t>(), s.numbers = numbers.as<int64_t>();
+  std::vector<float> other(out.as<float>(), out.as<float>() + values);
+  paint_square(s, row);
+  for (int64_t i = 0; i < values; ++i)
+    if (out.at(i) != other[static_cast<size_t>(i)]) return c.fail("wrote to another image", i);
+  int64_t top = s.height, left = s.width, bottom = -1, right = -1, changed = 0;
+  for (int64_t i = 0; i < values; ++i) {
+    if (out.at(values + i) == best.at(s.rows[row] * values + i)) continue;
+    const int64_t y = i % plane / s.width, x = i % s.width;
+    top = std::min(top, y), bottom = std::max(bottom, y), left = std::min(left, x), right = std::max(right, x);
+    ++changed;
+  }
+  if (changed == 0) return c.fail("changed nothing", 0);
+  if (bottom - top >= s.side || right - left >= s.side) c.fail("more than a square", 0);
 }
 
 void check_image_gradient(const KernelTable& table, Random& random, Case& c) {

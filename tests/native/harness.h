@@ -129,6 +129,8 @@ void check_direct(const KernelTable& table, Random& random, Case& c);
 void check_steps(const KernelTable& table, Random& random, Case& c);
 void check_conv(const KernelTable& table, Random& random, Case& c);
 void check_boundary_step(const KernelTable& table, Random& random, Case& c);
+void check_ascent_step(const KernelTable& table, Random& random, Case& c);
+void check_paint_square(const KernelTable& table, Random& random, Case& c);
 void check_image_gradient(const KernelTable& table, Random& random, Case& c);
 
 // What a quantizer makes of a number, in doubles.

@@ -18,7 +18,8 @@ const Named kChecks[] = {
     {"unpack_codes", check::check_unpack_codes},     {"run_steps", check::check_steps},
     {"run_steps", check::check_steps},               {"convolution", check::check_conv},              {"direct", check::check_direct},
     {"convolution", check::check_conv},              {"boundary_step", check::check_boundary_step},
-    {"image_gradient", check::check_image_gradient},
+    {"image_gradient", check::check_image_gradient}, {"ascent_step", check::check_ascent_step},
+    {"paint_square", check::check_paint_square},
 };
 
 }  // namespace

@@ -220,6 +220,22 @@ struct BoundaryStep {
   float eta;
 };
 
+// One image of a step of APGD in the l_inf ball, of `values` floats each, changed in place. First x and its gradient are
+// kept as the best ones (`better`), or the best ones are taken instead (`back`). Then x becomes the point `length` along
+// the sign of the gradient, drawn by what is left of `momentum` towards where the last step led unless it is the first,
+// in the ball of radius eps around the origin and in [0, 1]; old becomes where x was.
+struct AscentStep {
+  float* x;
+  float* old;
+  float* best;
+  float* best_gradient;
+  const float* origin;
+  const float* gradient;
+  int64_t values;
+  bool better, back, first;
+  float length, eps, momentum;
+};
+
 // Sums over outputs and taps of what a line of the gradient with respect to the output of a convolution is worth to the
 // lines of its image that it meets: out[(b * block + k) * positions + r], for r in [0, positions), is the sum of
 // rows[y][o * pitch + r + taps_x - 1 - x] * weights[(((b * outputs + o) * taps_y + y) * taps_x + x) * block + k].
@@ -248,6 +264,7 @@ struct KernelTable {
   void (*depthwise_bits)(const Depthwise& d, int32_t* out, int64_t step);    // raw = number of differing bits
   void (*run_steps)(const Step* steps, int64_t count, const Block& block);
   void (*boundary_step)(const BoundaryStep& s);
+  void (*ascent_step)(const AscentStep& s);
   void (*gradient_line)(const GradientLine& line);
   // Both may be null: then layers go through blocks.
   void (*direct_bits)(const Windows& windows, const Panels& panels, const Direct& direct) = nullptr;

@@ -9,7 +9,6 @@
 #include "bind.h"
 #include "cpu.h"
 #include "eager.h"
-#include "image_gradient.h"
 #include "parallel.h"
 #include "peaks/peaks.h"
 
@@ -18,6 +17,7 @@ namespace nb = nanobind;
 namespace robustlab {
 
 void bind_program(nb::module_& m);   // bind_program.cpp
+void bind_attacks(nb::module_& m);   // bind_attacks.cpp
 
 namespace {
 
@@ -43,65 +43,6 @@ void bind_conv2d(const std::string& backend, int threads, Span x, Span weight, u
                           reinterpret_cast<void*>(y.first)};
   const nb::gil_scoped_release released;
   conv2d(kernels, threads, layer, operands);
-}
-
-// x, origin, normal and out are (rows, values), gap is (rows,).
-void bind_boundary_step(const std::string& backend, int threads, Span x, Span origin, Span normal, Span gap, Span out,
-                        bool l2, double alpha_max, double eta) {
-  const KernelTable& kernels = kernel_table(backend);
-  const int64_t rows = gap.second;
-  require(rows >= 0 && (rows == 0 ? out.second == 0 : out.second % rows == 0), "gap does not fit out");
-  for (const Span& span : {x, origin, normal, out}) {
-    require(span.second == out.second, "x, origin, normal and out of different sizes");
-    require(span.second == 0 || span.first != 0, "null pointer");
-  }
-  require(rows == 0 || gap.first != 0, "null pointer");
-  if (out.second == 0) return;
-  struct Call {
-    const KernelTable& kernels;
-    BoundaryStep first;
-    const float* gap;
-  } call{kernels, {reinterpret_cast<const float*>(x.first), reinterpret_cast<const float*>(origin.first),
-                   reinterpret_cast<const float*>(normal.first), 0.0f, reinterpret_cast<float*>(out.first),
-                   out.second / rows, l2, alpha_max, static_cast<float>(eta)},
-         reinterpret_cast<const float*>(gap.first)};
-  const Tasks tasks{[](void* context, int64_t row) {
-                      const auto& c = *static_cast<const Call*>(context);
-                      BoundaryStep s = c.first;
-                      const int64_t at = row * s.values;
-                      s.x += at, s.origin += at, s.normal += at, s.out += at, s.gap = c.gap[row];
-                      c.kernels.boundary_step(s);
-                    },
-                    &call, rows};
-  const nb::gil_scoped_release released;
-  run_parallel(rows > 1 ? threads : 1, tasks);
-}
-
-// images (N, C, H, W), above (N, O, out_height, out_width), weights (O, C, kh, kw); place: stride, padding (y, x each).
-void bind_image_gradient(const std::string& backend, int threads, Span above, Span weights, Span gradient,
-                         const std::array<int64_t, 4>& images, const std::array<int64_t, 3>& form,
-                         const std::array<int64_t, 4>& place) {
-  const KernelTable& kernels = kernel_table(backend);
-  const ImageConv conv{images[0], form[0], images[1], images[2], images[3], form[1],
-                       form[2],   place[0], place[1], place[2],  place[3]};
-  for (const int64_t size : {conv.outputs, conv.channels, conv.height, conv.width, conv.taps_y, conv.taps_x,
-                             conv.stride_y, conv.stride_x})
-    require(size >= 1 && size < int64_t{1} << 31, "a size that is not positive");
-  require(conv.pad_y >= 0 && conv.pad_y < conv.taps_y && conv.pad_x >= 0 && conv.pad_x < conv.taps_x,
-          "padding does not fit the taps");
-  require(conv.height + 2 * conv.pad_y >= conv.taps_y && conv.width + 2 * conv.pad_x >= conv.taps_x,
-          "image smaller than the taps");
-  require(gradient.second == checked_product({conv.images, conv.channels, conv.height, conv.width}),
-          "gradient has a wrong size");
-  require(weights.second == checked_product({conv.outputs, conv.channels, conv.taps_y, conv.taps_x}),
-          "weights have a wrong size");
-  require(above.second == checked_product({conv.images, conv.outputs, conv.out_height(), conv.out_width()}),
-          "above has a wrong size");
-  if (conv.images == 0) return;
-  require(above.first != 0 && weights.first != 0 && gradient.first != 0, "null pointer");
-  const nb::gil_scoped_release released;
-  image_gradient(kernels, threads, conv, reinterpret_cast<const float*>(above.first),
-                 reinterpret_cast<const float*>(weights.first), reinterpret_cast<float*>(gradient.first));
 }
 
 }  // namespace
@@ -132,7 +73,6 @@ NB_MODULE(_native, m) {
     return robustlab::measure_fork_join(threads);
   });
   m.def("conv2d", &robustlab::bind_conv2d);
-  m.def("boundary_step", &robustlab::bind_boundary_step);
-  m.def("image_gradient", &robustlab::bind_image_gradient);
+  robustlab::bind_attacks(m);
   robustlab::bind_program(m);
 }

@@ -29,6 +29,7 @@ const KernelTable& avx2_kernels() {
                                     avx2::depthwise_bits,
                                     run_steps<Kernels>,
                                     avx2::boundary_step,
+                                    avx2::ascent_step,
                                     avx2::gradient_line};
   return table;
 }

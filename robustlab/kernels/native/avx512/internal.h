@@ -28,6 +28,7 @@ void depthwise_codes(const Depthwise& d, int32_t* out, int64_t step);
 void depthwise_bits(const Depthwise& d, int32_t* out, int64_t step);
 void run_steps(const Step* steps, int64_t count, const Block& block);
 void boundary_step(const BoundaryStep& s);
+void ascent_step(const AscentStep& s);
 void gradient_line(const GradientLine& line);
 void direct_bits(const Windows& windows, const Panels& panels, const Direct& direct);
 void direct_codes(const Windows& windows, const Panels& panels, const Direct& direct);

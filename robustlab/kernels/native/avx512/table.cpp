@@ -16,6 +16,7 @@ const KernelTable& avx512_kernels() {
                                     avx512::depthwise_bits,
                                     avx512::run_steps,
                                     avx512::boundary_step,
+                                    avx512::ascent_step,
                                     avx512::gradient_line,
                                     avx512::direct_bits,
                                     avx512::direct_codes};

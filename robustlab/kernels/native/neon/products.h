@@ -12,6 +12,7 @@ void depthwise_codes(const Depthwise& d, int32_t* out, int64_t step);
 void depthwise_bits(const Depthwise& d, int32_t* out, int64_t step);
 void unpack_codes(const uint8_t* packed, int bits, int64_t steps, int factor, int offset, uint8_t* out);
 void boundary_step(const BoundaryStep& s);
+void ascent_step(const AscentStep& s);
 void gradient_line(const GradientLine& line);
 
 }  // namespace neon

@@ -29,6 +29,7 @@ const KernelTable& neon_kernels() {
                                     neon::depthwise_bits,
                                     run_steps<Kernels>,
                                     neon::boundary_step,
+                                    neon::ascent_step,
                                     neon::gradient_line};
   return table;
 }

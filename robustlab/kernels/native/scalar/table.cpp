@@ -30,6 +30,7 @@ const KernelTable& scalar_kernels() {
                                     scalar::depthwise_bits,
                                     run_steps<Scalar>,
                                     scalar::boundary_step,
+                                    scalar::ascent_step,
                                     scalar::gradient_line};
   return table;
 }
