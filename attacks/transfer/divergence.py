@@ -56,6 +56,15 @@ class Divergence(Attack):
         if isinstance(self.authority, str):
             object.__setattr__(self, "authority", load(self.authority))
 
+    @classmethod
+    def of(cls, attack: Attack, authority: nn.Module | str) -> Divergence:
+        """With ball, steps and start of a `PGD`; `ArgumentError` for another attack, or one with more to it."""
+        if not isinstance(attack, PGD) or attack != PGD(
+            attack.ball, attack.steps, attack.step_size, attack.random_start
+        ):
+            raise invalid("attack", attack.slug, "a PGD attack such as pgd20-linf-8of255, without other options")
+        return cls(attack.ball, authority, attack.steps, attack.step_size, attack.random_start)
+
     @property
     def slug(self) -> str:
         """Such as ``diva20-linf-8of255-from-0123456789ab``: the authority by its fingerprint. It cannot be parsed."""

@@ -68,6 +68,14 @@ def attack(
         str,
         typer.Option(help="What the model shall say: none (anything but the truth), next, random or a class's name."),
     ] = "none",
+    authority: Annotated[
+        str | None,
+        typer.Option(
+            help="A model that is to stay right, such as the float one: a PGD attack becomes DIVA, and images are "
+            "counted that part the two.",
+            show_default=False,
+        ),
+    ] = None,
     save: Annotated[
         Saved,
         typer.Option(help="png: write every adversarial image as an 8-bit file too, and judge what is read back."),
@@ -96,6 +104,7 @@ def attack(
             image_size,
             count,
             target,
+            authority,
             save,
             seed,
             tile,
@@ -115,6 +124,7 @@ def _attack(
     image_size: int | None,
     limit: int | float | None,
     target: str,
+    authority: str | None,
     save: Saved,
     seed: int,
     tile: int,
@@ -124,17 +134,24 @@ def _attack(
 ) -> None:
     import torch
 
-    from robustlab.attacks import parse_attack
+    from robustlab.attacks import Divergence, parse_attack
     from robustlab.cli.live import watch
     from robustlab.cli.targets import check_folder
     from robustlab.core.errors import check_int, invalid
     from robustlab.evaluate.conditions import AttackCondition
-    from robustlab.evaluate.crafting import choose_targets, craft, summary, write_rows
+    from robustlab.evaluate.crafting import choose_targets, craft, write_rows
     from robustlab.evaluate.data import open_data
     from robustlab.evaluate.environment import versions
     from robustlab.evaluate.plan import make_plan
 
-    conditions = [AttackCondition(parse_attack(text)) for text in attacks]
+    parsed = [parse_attack(text) for text in attacks]
+    if authority is not None:
+        if target != "none":
+            raise invalid("--target", target, "none with --authority")
+        check_preprocessing(preprocessing, [model, authority])
+        stays_right = load_given(authority, preprocessing)
+        parsed = [Divergence.of(attack, stays_right) for attack in parsed]
+    conditions = [AttackCondition(attack) for attack in parsed]
     check_int("--seed", seed, 0)
     check_int("--tile", tile, 1)
     if threads is not None:
@@ -159,11 +176,7 @@ def _attack(
     with watch() as watcher:
         for condition, part in craft(plan, target, watcher):
             kept[condition.key].add(plan, condition, part, save)
-    rows = [
-        summary(subject.name, condition, target, seen.parts, torch.cat(seen.norms))
-        for condition in conditions
-        for seen in (kept[condition.key],)
-    ]
+    rows = [kept[condition.key].row(subject.name, condition, target) for condition in conditions]
     run = {
         "versions": versions(),
         "model": {"source": model, "fingerprint": subject.fingerprint, "gradient": subject.gradient},
@@ -184,10 +197,13 @@ class _Kept:
     pairs: list[Pair] = field(default_factory=list)
     written: int = 0
     survived: int = 0
+    parted: int | None = None  # Images that the model gets wrong and its authority right, with one.
+    parted_before: int = 0
 
     def add(self, plan: Plan, condition: AttackCondition, part: Part, save: Saved) -> None:
         from dataclasses import replace
 
+        from robustlab.attacks import Divergence
         from robustlab.core import map_tiles
         from robustlab.evaluate.plan import read_batch
         from robustlab.report.sheet import Pair
@@ -201,7 +217,22 @@ class _Kept:
             self.pairs.append(Pair(clean[row].numpy(), part.images[row].numpy(), before, after))
         if save is Saved.PNG:
             self._save(plan, plan.out / condition.key / "png", part)
+        if isinstance(condition.attack, Divergence):
+            asked = [condition.attack.diverges(plan.subjects[0].model, x, part.labels) for x in (part.images, clean)]
+            self.parted = (self.parted or 0) + int(asked[0].sum())
+            self.parted_before += int(asked[1].sum())
         self.parts.append(replace(part, images=part.images[:0]))
+
+    def row(self, model: str, condition: AttackCondition, target: str) -> CraftedRow:
+        """What came of the attack."""
+        import torch
+
+        from robustlab.evaluate.crafting import summary
+
+        row = summary(model, condition, target, self.parts, torch.cat(self.norms))
+        if self.parted is not None:
+            row["parted"], row["parted_before"] = self.parted, self.parted_before
+        return row
 
     def _save(self, plan: Plan, folder: Path, part: Part) -> None:
         """Write the successes as PNG files, read them back, and ask the model again."""
@@ -262,6 +293,11 @@ def _say(plan: Plan, rows: Sequence[CraftedRow], kept: dict[str, _Kept], save: S
                 f"{row['attack']}: {row['not_attacked']} images could not be attacked (values that are not finite)"
             )
         seen = kept[row["attack"]]
+        if seen.parted is not None:
+            typer.echo(
+                f"wrong here and right by the authority: {seen.parted} of {row['n']}, "
+                f"{seen.parted_before} before the attack"
+            )
         if seen.pairs:
             path = plan.out / row["attack"] / "sheet.png"
             path.write_bytes(sheet(seen.pairs, f"{row['model']} · {row['attack']}"))

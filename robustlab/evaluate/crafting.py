@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -29,7 +29,10 @@ TARGETS = ("none", "next", "random")
 
 
 class CraftedRow(TypedDict):
-    """What came of one attack. Accuracies are fractions; norms are those of the attack's ball, over its successes."""
+    """What came of one attack. Accuracies are fractions; norms are those of the attack's ball, over its successes.
+
+    `parted`: images that the model gets wrong and the authority of a `Divergence` right; `parted_before`: without it.
+    """
 
     model: str
     attack: str
@@ -47,6 +50,8 @@ class CraftedRow(TypedDict):
     queries_median: float
     queries_total: int
     gradient_calls: int
+    parted: NotRequired[int]
+    parted_before: NotRequired[int]
 
 
 @dataclass(frozen=True, eq=False)

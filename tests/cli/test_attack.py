@@ -144,3 +144,38 @@ def test_files_of_other_settings_do_not_stay(tmp_path: Path) -> None:
     kept = load_file(folder / "part-00000.safetensors")
     reached = (kept["prediction"] == kept["targets"]) & (kept["clean"] != kept["targets"])
     assert len(list((folder / "png").glob("*.png"))) == int(reached.sum())
+
+
+def test_an_authority_makes_diva_of_pgd_and_counts_what_parts_the_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small, right = "robustlab:signs_w4a4", "robustlab:signs_float"
+    command = ["attack", small, "--authority", right, "--limit", "24", "--attack", "pgd4-linf-4of255"]
+    assert run([*command, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "attack.json").read_text(encoding="utf-8"))["attacks"]
+    assert row["attack"].startswith("diva4-linf-4of255-from-")
+    kept = load_file(tmp_path / row["attack"] / "part-00000.safetensors")
+    answers = []
+    for name in (small, right):
+        with torch.no_grad():
+            answers.append(rl.core.Tiled(rl.load(name))(kept["images"]).argmax(dim=1) == kept["labels"])
+    assert row["parted"] == int((~answers[0] & answers[1]).sum()) > row["parted_before"]
+    assert f"wrong here and right by the authority: {row['parted']} of 24" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--attack", "fgsm-linf-4of255"], "a PGD attack such as pgd20-linf-8of255"),
+        (["--attack", "pgd4-linf-4of255-restarts2"], "without other options"),
+        (["--attack", "pgd4-linf-4of255", "--target", "next"], "none with --authority"),
+    ],
+)
+def test_what_diva_cannot_be_made_of_is_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["attack", MODEL, "--authority", "robustlab:signs_float", "--out", str(tmp_path / "a")]
+    assert run([*command, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
