@@ -44,6 +44,15 @@ ALEXNET_ERROR: Mapping[str, float] = {
 }
 
 
+# Of the means over all corruptions, how tables name them.
+MEAN_LABELS = (
+    ("mce_unnormalised", "mCE, un-normalised"),
+    ("relative_mce_unnormalised", "relative mCE, un-normalised"),
+    ("mce_alexnet", "mCE, AlexNet = 100"),
+    ("worst_case", "right under all corruptions"),
+)
+
+
 class NaturalRow(TypedDict):
     """One row of `results.json`'s ``natural``: a metric of one model with its 95 % interval.
 

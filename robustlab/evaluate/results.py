@@ -22,7 +22,7 @@ from robustlab.core.errors import invalid
 from robustlab.evaluate.agreement import AgreementRow
 from robustlab.evaluate.efficiency import EfficiencyRow
 from robustlab.evaluate.metrics import CellRow
-from robustlab.evaluate.natural import NaturalRow
+from robustlab.evaluate.natural import MEAN_LABELS, NaturalRow
 from robustlab.evaluate.parity import ParityRow
 from robustlab.evaluate.spread import SpreadRow
 from robustlab.evaluate.store import FILE_NAME, Store
@@ -46,14 +46,6 @@ _COSTS: tuple[tuple[str, Callable[[EfficiencyRow], str]], ...] = (
     ("images per second", lambda row: f"{row['images_per_s']:,.0f}"),
     ("model size", lambda row: format_size(row["bytes"])),
     ("peak memory", lambda row: format_size(row["peak_memory_bytes"])),
-)
-
-
-_NATURAL = (
-    ("mce_unnormalised", "mCE, un-normalised"),
-    ("relative_mce_unnormalised", "relative mCE, un-normalised"),
-    ("mce_alexnet", "mCE, AlexNet = 100"),
-    ("worst_case", "right under all corruptions"),
 )
 
 
@@ -203,7 +195,7 @@ class Results:
     def _add_natural(self, table: Table) -> None:
         """A line for every mean over corruptions, in percent."""
         found = {(row["model"], row["metric"]): row for row in self.natural}
-        shown = [(metric, label) for metric, label in _NATURAL if any(m == metric for _, m in found)]
+        shown = [(metric, label) for metric, label in MEAN_LABELS if any(m == metric for _, m in found)]
         if shown:
             table.add_section()
         for metric, label in shown:

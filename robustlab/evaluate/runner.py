@@ -24,7 +24,7 @@ from robustlab.evaluate.binding import judged
 from robustlab.evaluate.comparison import Comparison, join_comparisons
 from robustlab.evaluate.conditions import Condition
 from robustlab.evaluate.listener import Listener
-from robustlab.evaluate.memory import return_freed_memory
+from robustlab.evaluate.memory import return_freed_memory, reusing_freed_memory
 from robustlab.evaluate.metrics import CellRow, Tally
 from robustlab.evaluate.outcomes import Outcomes, join, score
 from robustlab.evaluate.plan import Plan, Shard, Subject, read_batch
@@ -248,6 +248,7 @@ def run_grid(plan: Plan, store: Store, progress: Progress, listener: Listener) -
     progress.start("evaluate", total_tiles(plan, list(plan.shards())))
     try:
         with ExitStack() as stack:
+            stack.enter_context(reusing_freed_memory())
             for subject in plan.subjects:
                 stack.enter_context(frozen(subject.model))
             grid = _Grid(plan, store, progress, listener)

@@ -113,6 +113,11 @@ def percent_text(value: float | None) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
 
 
+def nats_text(value: float | None) -> str:
+    """A divergence with three decimals, without the unit."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
 def condition_kind(key: str) -> str:
     """``clean``, ``attack``, ``corruption`` or ``other``, from the spelling of a condition's key."""
     if key == "clean":

@@ -20,7 +20,7 @@ from robustlab.report import figures, format
 from robustlab.report.examples import read_examples
 from robustlab.report.style import heat, series_colour
 from robustlab.report.verdict import verdict
-from robustlab.report.view import Cell, View, build_view
+from robustlab.report.view import Cell, View, build_view, natural_table
 
 # A tab per condition would repeat the heat map: attacks are the ones a person compares costs for.
 _PLOTTED_KINDS = ("clean", "attack")
@@ -47,6 +47,7 @@ def render(results: object, *, command: str = "") -> str:
         environment=list(_flatten(view.run)),
         attacked=[key for key in view.conditions if format.condition_kind(key) == "attack"],
         examples=_by_condition(view),
+        natural=natural_table(view),
         command=command,
         surrogates=sorted({c.gradient for c in view.cells if c.gradient.startswith("surrogate")}),
         style=Markup(_package_text("report.css")),

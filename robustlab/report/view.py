@@ -14,12 +14,16 @@ from statistics import fmean
 from typing import Any
 
 from robustlab.evaluate.agreement import agreement_text
+from robustlab.evaluate.natural import MEAN_LABELS
 from robustlab.report.format import condition_kind, condition_title, left_out_text
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One (model, condition): accuracy in [0, 1] with its 95 % interval, None where it was not measured."""
+    """One (model, condition): accuracy in [0, 1] with its 95 % interval, None where it was not measured.
+
+    `flip_rate` (in [0, 1], with its interval) and `kl` (in nats) are against the suite's reference, where it has one.
+    """
 
     model: str
     condition: str
@@ -31,6 +35,10 @@ class Cell:
     gradient: str
     status: str
     seconds: float | None
+    flip_rate: float | None = None
+    flip_low: float | None = None
+    flip_high: float | None = None
+    kl: float | None = None
 
     @property
     def title(self) -> str:
@@ -97,7 +105,7 @@ class Example:
 
 @dataclass(frozen=True)
 class View:
-    """Everything a report shows."""
+    """Everything a report shows; `spread` and `natural` are the rows of ``results.json``."""
 
     models: tuple[ModelRow, ...]
     conditions: tuple[str, ...]
@@ -105,6 +113,8 @@ class View:
     examples: tuple[Example, ...]
     run: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    spread: tuple[Mapping[str, Any], ...] = ()
+    natural: tuple[Mapping[str, Any], ...] = ()
 
     def cell(self, model: str, condition: str) -> Cell | None:
         """The cell of this model and condition, or None."""
@@ -150,6 +160,7 @@ def _cell(row: object) -> Cell:
         gradient=str(field(row, "gradient") or "none"),
         status=str(field(row, "status") or "done"),
         seconds=_number(field(row, "seconds")),
+        **{name: _number(field(row, name)) for name in ("flip_rate", "flip_low", "flip_high", "kl")},
     )
 
 
@@ -205,7 +216,16 @@ def build_view(results: object, examples: Sequence[Example] = ()) -> View:
         examples=tuple(examples),
         run=field(results, "run") or {},
         notes=_notes(results),
+        spread=tuple(_as_mapping(row) for row in field(results, "spread") or ()),
+        natural=tuple(_as_mapping(row) for row in field(results, "natural") or ()),
     )
+
+
+def natural_table(view: View) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
+    """Of the means over all corruptions those that were measured: the name of each, and its row for every model."""
+    rows = {(row["model"], row["metric"]): row for row in view.natural}
+    measured = [(metric, label) for metric, label in MEAN_LABELS if any(found == metric for _, found in rows)]
+    return [(label, [rows.get((model.name, metric)) for model in view.models]) for metric, label in measured]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -60,6 +60,8 @@ class FixtureResults:
     run: dict[str, Any] = field(default_factory=dict)
     examples: list[Any] = field(default_factory=list)
     class_names: tuple[str, ...] = ()
+    spread: list[dict[str, Any]] = field(default_factory=list)
+    natural: list[dict[str, Any]] = field(default_factory=list)
 
 
 def cell(model: str, condition: str, accuracy: float, n: int = 500) -> dict[str, Any]:
@@ -168,6 +170,45 @@ def small() -> FixtureResults:
     return results
 
 
+def compared() -> FixtureResults:
+    """A suite with a reference: flips and divergence beside accuracy, and means over corruptions."""
+    results = small()
+    for row in results.cells:
+        same = row["condition"] == "clean"
+        row |= {
+            "reference": "clean",
+            "flip_rate": 0.0 if same else 0.128,
+            "flip_low": 0.0 if same else 0.101,
+            "flip_high": 0.0076 if same else 0.160,
+            "kl": 0.0 if same else 0.4321,
+        }
+    results.spread = [
+        {
+            "model": name,
+            "reference": "clean",
+            "group": group,
+            "conditions": 7,
+            "n": 500,
+            "reference_accuracy": 0.961,
+            "mean": 0.903,
+            "std": 0.0123,
+            "worst": 0.877,
+            "worst_condition": "platform-webp-5",
+            "always": 0.742,
+            "always_low": 0.70,
+            "always_high": 0.78,
+            "flip_rate": 0.0555,
+            "worst_flip_rate": 0.1666,
+            "kl": 0.1234 if group == "all" else None,
+        }
+        for name in MODELS
+        for group in ("all", "platform-webp")
+    ]
+    bounds = {"ci_low": 0.6, "ci_high": 0.7, "n": 500}
+    results.natural = [{"model": "toy_float", "metric": "mce_alexnet", "value": 0.6543, **bounds}]
+    return results
+
+
 VOID = {"meta", "img", "input", "br", "hr", "path", "use", "rect", "circle", "line", "stop"}
 
 
@@ -227,6 +268,22 @@ def test_numbers_are_those_of_the_results(html: str) -> None:
     assert "0 of 32\u202f000 logits differ" in text
     cells = re.findall(r'title="toy_w1a1, contrast 3: ([^"]*)"', html)
     assert cells == ["61.0 %, 95 % interval 56.7 to 65.2 %, n = 500"]
+
+
+def test_comparisons_with_a_reference_are_shown() -> None:
+    page = Page(render(compared()))
+    text = " ".join(page.text.split())
+    assert "Against the reference" in text and "compared with those under clean" in text
+    assert "90.3 ± 1.2" in text and "platform webp 5" in text and "5.5 / 16.7" in text and "0.123" in text
+    assert "12.8 (10.1 … 16.0)" in text and "0.432" in text  # of one cell
+    assert "mCE, AlexNet = 100" in text and "65.4 (60.0 … 70.0)" in text
+    assert "relative mCE" not in text  # it was not measured
+    assert not page.open
+
+
+def test_without_a_reference_there_is_no_word_of_one() -> None:
+    text = Page(render(small())).text
+    assert "Against the reference" not in text and "flips" not in text and "Corruption errors" not in text
 
 
 def test_nothing_is_requested_from_outside(html: str) -> None:
