@@ -133,8 +133,10 @@ def scheme(model: nn.Module) -> str:
 def fingerprint(model: nn.Module) -> str:
     """sha256 (hex) over every named tensor, class name, extra_repr and plain attribute of a model, and its gradient.
 
-    The code of ``forward`` counts where the class is the user's own, and of functions that a module holds. Two models
-    with the same fingerprint give the same results, unless a module hides state elsewhere.
+    The code of ``forward`` counts where the class is the user's own, and of functions that a module holds. So does the
+    order of tensors in memory where it is not the usual one: in channels-last layout torch takes other kernels, and the
+    last bits of a float model are others. Two models with the same fingerprint give the same results, unless a module
+    hides state elsewhere.
     """
     model = unoptimized(model)
     digest = hashlib.sha256(gradient_kind(model).encode())
@@ -146,6 +148,8 @@ def fingerprint(model: nn.Module) -> str:
         digest.update((attributes + describe_code(module)).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         update_digest(digest, name, tensor)
+        if tensor.layout == torch.strided and not tensor.is_contiguous():
+            digest.update(str(tensor.stride()).encode())
     return digest.hexdigest()
 
 

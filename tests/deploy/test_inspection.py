@@ -60,6 +60,15 @@ def test_geometry_heads_and_plain_attributes_are_part_of_the_fingerprint() -> No
     assert fingerprint(model) != before
 
 
+def test_the_layout_in_memory_is_part_of_the_fingerprint() -> None:
+    model = net()
+    before = fingerprint(model)
+    model.to(memory_format=torch.channels_last)
+    assert fingerprint(model) != before
+    model.to(memory_format=torch.contiguous_format)
+    assert fingerprint(model) == before
+
+
 class Tokens(nn.Module):
     """A linear layer on every pixel, with the pixels folded into the batch."""
 
