@@ -8,7 +8,8 @@ knows the mask leaves of what the audit left: PGD with 8 averaged gradients wher
 steps and two losses, through a gradient written for this mask, and Square. Of honest models it is AutoAttack, where
 that has been run.
 
-Every audit and every truth is kept in --work when it ends, so that a stopped run goes on where it was. `--autoattack`
+Every audit and every truth is kept in --work when it ends, so that a stopped run goes on where it was; rows of an
+earlier version of the audit are made again, and marked in the table until then. `--autoattack`
 names the --work folder of benchmarks/autoattack.py, whose judgements of the same images are then used.
 """
 
@@ -33,6 +34,7 @@ from robustlab.core import Linf
 from robustlab.core.keys import sample_keys
 from robustlab.deploy import deploy, load
 from robustlab.evaluate.audit import Audit, audit, below
+from robustlab.evaluate.audit.api import VERSION
 from robustlab.evaluate.audit.sources import Borrowed
 from robustlab.evaluate.audit.target import Target, is_random, logits_in_batches, seeded
 from robustlab.evaluate.data import open_data
@@ -165,6 +167,7 @@ def judge(name: str, work: Path, autoattack: Path | None) -> dict[str, Any]:
     searched = [a for a in found.attempts if a.name == "square"]
     row = {
         "model": name,
+        "version": VERSION,
         "kind": subject.kind,
         "what": subject.text,
         "eps": subject.eps,
@@ -190,9 +193,9 @@ def judge(name: str, work: Path, autoattack: Path | None) -> dict[str, Any]:
     return row
 
 
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `path` holds, or what `make` gives, which is then kept there."""
-    if not path.is_file():
+def kept(path: Path, make: Callable[[], dict[str, Any]], version: int | None = None) -> dict[str, Any]:
+    """What `path` holds, if it is of this version, or what `make` gives, which is then kept there."""
+    if not path.is_file() or (version is not None and json.loads(path.read_text()).get("version") != version):
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(make()))
         partial.replace(path)
@@ -244,8 +247,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         flag = "yes" if row["square_flag"] else "no"
+        old = "" if row.get("version") == VERSION else r" \*"
         lines.append(
-            f"| {row['model']} | {row['kind']}: {row['what']} | {row['images']} | {row['eps'] * 255:g} | "
+            f"| {row['model']}{old} | {row['kind']}: {row['what']} | {row['images']} | {row['eps'] * 255:g} | "
             f"{percent(row['clean'])} | {percent(row['naive']) or 'none'} | {flag} | **{row['grade']}** | "
             f"{percent(row['audited'])} | {percent(row['truth'])} | {row['truth_by']} |"
         )
@@ -261,6 +265,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"{len(bad)} masked models.",
         "",
     ]
+    if any(row.get("version") != VERSION for row in rows):
+        lines += [r"\* by an earlier version of the audit, whose attacks with the given gradient were fewer.", ""]
     return "\n".join(lines)
 
 
@@ -278,7 +284,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     for name in options.only or SUBJECTS:
-        kept(options.work / f"{name}.json", lambda name=name: judge(name, options.work, options.autoattack))
+        kept(options.work / f"{name}.json", lambda name=name: judge(name, options.work, options.autoattack), VERSION)
     known = [options.work / f"{name}.json" for name in SUBJECTS]
     rows = [json.loads(path.read_text()) for path in known if path.is_file()]
     if options.out is not None:

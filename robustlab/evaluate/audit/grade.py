@@ -12,7 +12,7 @@ GRADES = ("A", "B", "C", "D", "E", "F")
 GAPS = (3.0, 6.0, 12.0, 25.0, 50.0)
 """Largest gap in points between what the gradient as given reaches and the lowest number that A to E allow."""
 WEAK = 3.0
-"""Points that a longer attack with the same gradient may gain on PGD-20 for an A; more is a B, not a mask."""
+"""Points that stronger attacks with the same gradient may gain on PGD-20 for an A; more is a B, not a mask."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def verdict(
     level = 0 if gap <= 2 * noise + 1e-9 else sum(gap > bound + 1e-9 for bound in GAPS)
     reasons = [check.text for check in failed]
     if weak > max(WEAK, 2 * noise) + 1e-9:
-        reasons.insert(0, f"the first attack was too short: the gradient as given breaks {weak:.1f} points more")
+        reasons.insert(0, f"the first attack was too weak: the gradient as given breaks {weak:.1f} points more")
         level = max(level, 1)
     if gap > max(GAPS[0], 2 * noise) + 1e-9:
         reasons.insert(0, f"the gradient as given hides {gap:.1f} points")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from robustlab.core.subgradients import SIGN_SURROGATES
-from robustlab.deploy import PackedLayer, StraightThrough
+from robustlab.deploy import PackedLayer, StraightThrough, gradient_kind
 from robustlab.deploy.repair import LEAK, Repaired, replaced
+from robustlab.deploy.repair.graph import repair_graph
 from robustlab.deploy.surrogate import Surrogate
 from robustlab.kernels import ActivationSpec
 
@@ -154,6 +155,20 @@ class Source:
                 yield self.model
         else:
             yield self.model
+
+
+def is_exact(model: nn.Module, images: Tensor) -> bool:
+    """Whether the gradient of a model is the derivative of what it computes, as torch has it.
+
+    Not so for packed layers, where it rounds or quantizes on the images (N, C, H, W), and where a function has a
+    backward of its own.
+    """
+    if gradient_kind(model) != "exact":
+        return False
+    watched = Repaired(model, scope="rounding")
+    with torch.enable_grad():
+        logits = watched(images.detach().clone().requires_grad_())
+    return not (watched.seen or repair_graph(logits, functions=True))
 
 
 def make_sources(
