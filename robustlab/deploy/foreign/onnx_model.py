@@ -20,6 +20,7 @@ from robustlab.deploy.foreign.base import ForeignModel, with_gradient_of
 from robustlab.deploy.foreign.onnx_file import OnnxFile, read_onnx
 from robustlab.deploy.foreign.onnx_runtime import Runtime
 from robustlab.deploy.foreign.onnx_state import QuantizedLayer, Translation, UnsupportedOperators
+from robustlab.deploy.foreign.onnx_tidy import with_fewer_roundings
 from robustlab.deploy.foreign.onnx_translate import translate
 from robustlab.deploy.foreign.onnx_unsigned import with_unsigned_activations
 from robustlab.deploy.foreign.preprocessing import LAYOUTS, Preprocessing, read_side_car
@@ -80,7 +81,7 @@ class OnnxModel(ForeignModel):
         self._set_surrogate(self.translation)
 
     def _set_surrogate(self, translation: Translation) -> None:
-        self.surrogate = network_of(translation)
+        self.surrogate = network_of(replace(translation, spec=with_fewer_roundings(translation.spec)))
         self.quantized = translation.quantized
         self._probabilities = translation.probabilities
         self.scheme = scheme_of(translation)
