@@ -69,7 +69,8 @@ def load(
     trusted = bool(separator) and prefix == "trusted"
     path = Path(rest if trusted else text)
     if not path.is_file():
-        raise invalid("model", text, _ALLOWED)
+        what = "; it is no file" if path.exists() else "; there is no such file" if path.suffix else ""
+        raise invalid("model", text, _ALLOWED + what)
     if path.suffix.lower() == ".pt2":
         if not trusted:
             raise invalid(

@@ -154,14 +154,16 @@ class Results:
     def table(self) -> Table:
         """Accuracy in percent ± half the 95 % interval by condition and model, then what each model costs."""
         table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, caption_justify="left")
-        if any(row["status"] == "not_attacked" for row in self.cells):
+        left_out = {(row["model"], row["condition"]) for row in self.run.get("left_out", ())}
+        rows = {(row["model"], row["condition"]): row for row in self.cells}
+        if any(row["status"] == "not_attacked" for key, row in rows.items() if key not in left_out):
             table.caption = "* some samples could not be attacked: they count as without attack"
         table.add_column("condition", no_wrap=True)
         for model in self.models:
             table.add_column(Text(model), justify="right", overflow="fold")
-        rows = {(row["model"], row["condition"]): row for row in self.cells}
         for condition in self.conditions:
-            table.add_row(condition, *(_accuracy(rows.get((model, condition))) for model in self.models))
+            pairs = [(model, condition) for model in self.models]
+            table.add_row(condition, *("left out" if p in left_out else _accuracy(rows.get(p)) for p in pairs))
         self._add_spread(table)
         self._add_natural(table)
         costs = {row["model"]: row for row in self.efficiency}

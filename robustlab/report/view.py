@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -164,6 +164,18 @@ def _cell(row: object) -> Cell:
     )
 
 
+def _cells(results: object) -> tuple[Cell, ...]:
+    """All cells; one that was left out has no accuracy, as nothing attacked the model there."""
+    run = field(results, "run") or {}
+    left_out = {(row["model"], row["condition"]) for row in run.get("left_out") or ()}
+    cells = []
+    for cell in map(_cell, field(results, "cells") or ()):
+        if (cell.model, cell.condition) in left_out:
+            cell = replace(cell, accuracy=None, low=None, high=None, correct=None, status="left_out")
+        cells.append(cell)
+    return tuple(cells)
+
+
 def _notes(results: object) -> tuple[str, ...]:
     """What has to be said beside the numbers: of surrogates, and of what was left out."""
     agreement = [f"{agreement_text(row)}." for row in field(results, "agreement") or ()]
@@ -206,7 +218,7 @@ def _about(name: str, run: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def build_view(results: object, examples: Sequence[Example] = ()) -> View:
     """Collect what a report shows from `results` (see the module's text); examples are given as they are drawn."""
-    cells = tuple(_cell(row) for row in field(results, "cells") or ())
+    cells = _cells(results)
     measured = [str(field(r, "model")) for r in field(results, "efficiency") or ()]
     names = _unique([c.model for c in cells] + measured)
     return View(

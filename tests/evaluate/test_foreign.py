@@ -14,6 +14,7 @@ from torch import Tensor
 import robustlab as rl
 from robustlab.deploy import ForeignModel, Preprocessing
 from robustlab.evaluate.suspicion import alternatives, suspect
+from robustlab.report.view import build_view
 
 WEIGHT = torch.eye(3)
 
@@ -72,6 +73,13 @@ def test_what_a_model_gives_too_little_for_is_left_out_and_said(tmp_path: Path) 
     page = tmp_path / "report.html"
     results.report(page)
     assert "labelled gives labels, and scores are needed by square5-linf-64of255" in page.read_text()
+    columns = {str(column.header): list(column.cells) for column in results.table().columns}
+    shown = {name: [cell == "left out" for cell in columns[name][:3]] for name in models}
+    assert shown == {"scored": [False, True, False], "labelled": [False, True, True]}
+    assert not results.table().caption
+    view = build_view(results)
+    worst = {row.name: row.worst.condition if row.worst else None for row in view.models}
+    assert worst == {"scored": "square5-linf-64of255", "labelled": None}
 
 
 class _Shown(ForeignModel):

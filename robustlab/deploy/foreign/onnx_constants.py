@@ -61,11 +61,12 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A value known before the graph runs. `elem_type` is its type in the file."""
+    """A value known before the graph runs. `elem_type` is its type in the file; bits: of the codes it was stored as."""
 
     tensor: Tensor
     elem_type: int
     codes: Codes | None = None
+    bits: int = 32
 
 
 def constant_of(proto: Any) -> Constant:

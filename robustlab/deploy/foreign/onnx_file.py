@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from robustlab.core.errors import ModelFileError
 
 MOST_BYTES = (1 << 31) - 1
 """Of a file and of what it refers to: protobuf takes no more in one message."""
+MOST_PIXELS = 1 << 24
+"""Values of one image that an input asks for."""
+MOST_IMAGES = 1 << 12
+"""Of a fixed batch: a single image is asked with as many others."""
 
 _SCALES = {
     "QuantizeLinear": (1,),
@@ -114,7 +119,11 @@ def _tensors(graph: Any) -> Iterator[Any]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    for node in graph.node:
+    yield from _tensors_of_nodes(graph.node)
+
+
+def _tensors_of_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
@@ -126,10 +135,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
 def _all_tensors(model: Any) -> Iterator[Any]:
     yield from _tensors(model.graph)
     for function in model.functions:
-        for node in function.node:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
+        yield from _tensors_of_nodes(function.node)
 
 
 def _external_files(model: Any, path: Path, where: str) -> list[Path]:
@@ -139,20 +145,21 @@ def _external_files(model: Any, path: Path, where: str) -> list[Path]:
     for tensor in _all_tensors(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
+        name = tensor.name or "without a name"
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         target = (folder / location).resolve() if location and "\0" not in location else folder
         if Path(location).is_absolute() or folder not in target.parents:
             raise ModelFileError(
-                f"{where}: tensor {tensor.name} is stored in {location!r}; allowed: a file in the folder of the model"
+                f"{where}: tensor {name} is stored in {location!r}; allowed: a file in the folder of the model"
             )
         if not target.is_file():
-            raise ModelFileError(f"{where}: tensor {tensor.name} is stored in {location!r}, which does not exist")
+            raise ModelFileError(f"{where}: tensor {name} is stored in {location!r}, which does not exist")
         for key in ("offset", "length"):
             if not entries.get(key, "0").isdigit():
-                raise ModelFileError(f"{where}: tensor {tensor.name} has the {key} {entries[key]!r} in {location!r}")
+                raise ModelFileError(f"{where}: tensor {name} has the {key} {entries[key]!r} in {location!r}")
         if int(entries.get("offset", "0")) + int(entries.get("length", "0")) > target.stat().st_size:
-            raise ModelFileError(f"{where}: tensor {tensor.name} lies outside of {location!r}, which is cut off")
+            raise ModelFileError(f"{where}: tensor {name} lies outside of {location!r}, which is cut off")
         files[target] = None
     return list(files)
 
@@ -202,6 +209,12 @@ def _image(value: Any, layout: str, where: str) -> tuple[int | None, str, tuple[
             f"{where}: input {value.name} has the shape {shown}; allowed: (N, 3, H, W) or (N, H, W, 3)"
         )
     batch, *rest = sides
+    if math.prod(side or 1 for side in rest) > MOST_PIXELS:
+        raise ModelFileError(
+            f"{where}: input {value.name} has the shape {shown}; allowed: {MOST_PIXELS} values in an image"
+        )
+    if (batch or 1) > MOST_IMAGES:
+        raise ModelFileError(f"{where}: input {value.name} has the shape {shown}; allowed: {MOST_IMAGES} images")
     first, last = rest[0] in (3, None), rest[2] in (3, None)
     if layout == "auto":
         layout = "nchw" if rest[0] == 3 or (rest[0] is None and rest[2] != 3) else "nhwc"

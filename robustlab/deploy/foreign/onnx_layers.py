@@ -97,7 +97,7 @@ def _layer(
         codes = Codes(codes.codes.T, codes.scale, codes.zero_point, 1 - codes.axis, codes.bits)
     if codes is not None and max(codes.scale.numel(), codes.zero_point.numel()) > 1 and codes.axis != 0:
         codes = None  # scales along the inputs: no single scale per output
-    state.quantized[name] = QuantizedLayer(codes, state.levels.get(x))
+    state.quantized[name] = QuantizedLayer(codes, state.levels.get(x), weight.bits)
     state.values[node.outputs[0]] = state.step(node, LAYER, [x], {"layer": name})
 
 
@@ -129,7 +129,7 @@ def matmul_bits(state: State, node: Node) -> None:
     bias = state.constants.get(node.input(5)) if node.input(5) else None
     spec = LayerSpec(kind="linear", shape=[outputs, inputs], bias=bias is not None)
     x = state.value(node.input(0))
-    _layer(state, node, spec, x, Constant(weight, onnx.TensorProto.FLOAT), bias, transposed=False)
+    _layer(state, node, spec, x, Constant(weight, onnx.TensorProto.FLOAT, bits=bits), bias, transposed=False)
 
 
 def _unpack(packed: Tensor, bits: int) -> Tensor:

@@ -29,6 +29,7 @@ from robustlab.models.graph import GraphNetwork
 
 _log = logging.getLogger(__name__)
 
+_SCALED_BY_BATCH = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul"})
 _PROBE_SIZE = (224, 224)
 _LEAST_PROBABILITY = 1e-38  # the smallest that has a logarithm in float32 without going to subnormal numbers
 _X86 = ("x86_64", "AMD64")
@@ -55,8 +56,10 @@ class OnnxModel(ForeignModel):
         self.quantized: Mapping[str, QuantizedLayer] = {}
         self.translation: Translation | None = None
         self.surrogate = None
-        self._batch = file.batch
-        self._surrogate_batch: int | None = None
+        # The scale of a dynamic quantizer is that of all it is given: alone, an image does not depend on the others.
+        alone = any(node.op_type in _SCALED_BY_BATCH for node in file.model.graph.node)
+        self._batch = 1 if alone and file.batch is None else file.batch
+        self._surrogate_batch = 1 if alone and file.batch is None else None
         self._file = file
         self._probabilities = False
         self._runtime = Runtime(f"model file {file.path}", file.content, file.input, file.output)
@@ -177,7 +180,7 @@ class OnnxModel(ForeignModel):
         rows = []
         for row in layer_costs(self.surrogate, x):
             layer = self.quantized.get(row.name.removeprefix("layers."))
-            weight = 32 if layer is None or layer.weight is None else layer.weight.bits
+            weight = 32 if layer is None else layer.weight_bits
             activation = 32 if layer is None or layer.activation is None else layer.activation.bits
             size = row.weight_bytes * weight // 32
             name = row.name.removeprefix("layers.")
@@ -209,10 +212,14 @@ def scheme_of(translation: Translation) -> str:
     counts: Counter[str] = Counter()
     for name, layer in translation.quantized.items():
         size = translation.tensors[f"layers.{name}.weight"].numel()
-        if layer.weight is None:
+        if layer.weight_bits == 32:
             counts["float32"] += size
         else:
-            counts[f"w{layer.weight.bits}a{32 if layer.activation is None else layer.activation.bits}"] += size
+            counts[f"w{layer.weight_bits}a{32 if layer.activation is None else layer.activation.bits}"] += size
+    for step in translation.spec.steps:
+        if step.op in ("ConvInteger", "MatMulInteger"):  # weights of 8 bits, and activations quantized image by image
+            weight = translation.tensors.get(f"constants.{step.inputs[1]}")
+            counts["w8a8"] += 0 if weight is None else weight.numel()
     return counts.most_common(1)[0][0] if counts else "float32"
 
 

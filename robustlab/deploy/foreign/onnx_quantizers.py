@@ -76,10 +76,10 @@ def dequantize_linear(state: State, node: Node) -> None:
         real = dequantize(known.tensor, scale, zero_point, axis, block)
         limits = code_range(known.elem_type)
         codes = None
+        bits = 32 if limits is None else (limits[1] - limits[0]).bit_length()
         if limits is not None and not block and not zero_point.is_floating_point():
-            bits = (limits[1] - limits[0]).bit_length()
             codes = Codes(working(known), scale.reshape(-1), zero_point.reshape(-1), axis, bits)
-        state.constants[target] = Constant(real, onnx.TensorProto.FLOAT, codes)
+        state.constants[target] = Constant(real, onnx.TensorProto.FLOAT, codes, bits)
         return
     grid = state.codes.get(source)
     if grid is None:

@@ -37,7 +37,7 @@ class Runtime:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
-            options.log_severity_level = 3
+            options.log_severity_level = 4  # what fails is raised, once
             options.use_deterministic_compute = True
             for key, value in self._settings.items():
                 options.add_session_config_entry(key, value)

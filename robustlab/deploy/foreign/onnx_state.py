@@ -32,10 +32,15 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedLayer:
-    """What is quantized of a layer: its weight's codes (None: float), the grid of its input (None: float)."""
+    """What is quantized of a layer.
+
+    weight: codes with one scale, or one for each output, None where there is no such; activation: the grid of its
+    input (None: float); weight_bits: of a stored weight, however it is scaled.
+    """
 
     weight: Codes | None
     activation: Grid | None
+    weight_bits: int = 32
 
 
 @dataclass(frozen=True, eq=False)

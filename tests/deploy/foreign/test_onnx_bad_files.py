@@ -124,6 +124,30 @@ def _not_logits(nets: ModuleType, model: Any) -> None:
     model.graph.output[0].CopyFrom(nets.value("f", ["n", 12, 4, 4]))
 
 
+def _large_images(nets: ModuleType, model: Any) -> None:
+    model.graph.input[0].CopyFrom(nets.value("images", ["n", 3, 10**6, 10**6]))
+
+
+def _many_images(nets: ModuleType, model: Any) -> None:
+    model.graph.input[0].CopyFrom(nets.value("images", [10**9, 3, 8, 8]))
+
+
+def _constant_outside(nets: ModuleType, model: Any) -> None:
+    tensor = nets.TensorProto(data_type=1, dims=[5], data_location=nets.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../w.bin")
+    model.graph.node.insert(0, nets.helper.make_node("Constant", [], ["c"], "constant", value=tensor))
+
+
+def _function_outside(nets: ModuleType, model: Any) -> None:
+    inner = nets.value("inner", [1])
+    branch = nets.helper.make_graph([], "branch", [], [inner])
+    tensor = branch.initializer.add(name="inner", data_type=1, dims=[5], data_location=nets.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="/etc/hostname")
+    nodes = [nets.helper.make_node("If", ["c"], ["y"], "if", then_branch=branch, else_branch=branch)]
+    opsets = [nets.helper.make_opsetid("", nets.OPSET)]
+    model.functions.append(nets.helper.make_function("own", "Branch", ["c"], ["y"], nodes, opsets))
+
+
 def _cycle(nets: ModuleType, model: Any) -> None:
     model.graph.node[0].input[0] = "f"
 
@@ -158,6 +182,10 @@ def _huge(nets: ModuleType, model: Any) -> None:
         (_not_logits, r"\(2, 12, 4, 4\); allowed: \(N, K\)"),
         (_cycle, "topological|fails ONNX's checks"),
         (_huge, "zeros.*1048576"),
+        (_large_images, r"shape \(\?, 3, 1000000, 1000000\); allowed: 16777216 values"),
+        (_many_images, r"shape \(1000000000, 3, 8, 8\); allowed: 4096 images"),
+        (_constant_outside, "tensor without a name is stored in '../w.bin'; allowed"),
+        (_function_outside, "tensor inner is stored in '/etc/hostname'; allowed"),
     ],
 )
 def test_what_is_wrong_is_named(
@@ -214,6 +242,13 @@ def test_tensors_beside_the_file_are_read_and_are_part_of_its_identity(nets: Mod
     refused(nets.write(path, _outside(nets, "w.bin", length="864")), "outside of|fails ONNX")
     refused(nets.write(path, _outside(nets, "w.bin", offset="-4")), "offset")
     refused(nets.write(path, _outside(nets, "gone.bin")), "does not exist")
+
+
+def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    for name, reason in {"folder.onnx": "it is no file", "gone.onnx": "there is no such file"}.items():
+        with pytest.raises(RobustlabError, match=f"{name}'; allowed: .*; {reason}"):
+            rl.load(tmp_path / name)
 
 
 def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,6 +247,22 @@ def test_weights_packed_for_weight_only_products(nets: ModuleType) -> None:
     np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-3)
 
 
+def test_weights_in_blocks_are_counted_with_their_bits(nets: ModuleType, tmp_path: Path) -> None:
+    import robustlab as rl
+
+    nodes = [
+        nets.helper.make_node("Flatten", ["images"], ["x"], "flatten"),
+        nets.helper.make_node(
+            "MatMulNBits", ["x", "w", "s"], ["logits"], "product",
+            domain="com.microsoft", K=192, N=5, bits=4, block_size=32,
+        ),
+    ]  # fmt: skip
+    stored = {"w": np.full((5, 6, 16), 0x79, dtype=np.uint8), "s": np.ones((5, 6), dtype=np.float32)}
+    model = rl.load(nets.write(tmp_path / "m.onnx", nets.model_of(nodes, stored)))
+    (row,) = model.layer_costs(torch.zeros(1, 3, 8, 8))
+    assert (model.scheme, row.weight_bits, row.weight_bytes) == ("w4a32", 4, 480)
+
+
 def test_dynamic_quantization_is_followed(nets: ModuleType, tmp_path: Path) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
@@ -255,10 +271,14 @@ def test_dynamic_quantization_is_followed(nets: ModuleType, tmp_path: Path) -> N
     import robustlab as rl
 
     model = rl.load(tmp_path / "dynamic.onnx")
-    data = torch.from_numpy(nets.images(1))  # one image: ranges are those of the whole batch
+    data = torch.from_numpy(nets.images(3))
+    data[1:] /= 4
     with torch.no_grad():
         artefact, surrogate = model(data), model.stand_in(data)
-    assert model.gradient == "surrogate:onnx-ste"
+        alone = torch.cat([model(image) for image in data.split(1)])
+    assert (model.gradient, model.scheme) == ("surrogate:onnx-ste", "w8a8")
+    assert torch.equal(artefact, alone)
+    np.testing.assert_array_equal(alone.numpy()[1:2], nets.ask(tmp_path / "dynamic.onnx", data[1:2].numpy()))
     torch.testing.assert_close(surrogate, artefact, rtol=0.05, atol=0.05)
 
 
