@@ -60,7 +60,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="The first so many images, a fraction of them such as 0.1, or all. (default: 500 of signs, 1000 of "
-            "others)",
+            "others; what a mini suite was planned for)",
             show_default=False,
         ),
     ] = None,
@@ -110,7 +110,7 @@ def evaluate(
     Example: robustlab evaluate --model net-int8.onnx --data imagefolder:photos --mean 0.485,0.456,0.406 --std
     0.229,0.224,0.225
     """
-    count = images_limit(DEFAULT_LIMITS.get(data, OTHER_LIMIT) if limit is None else limit)
+    count = images_limit(_default_limit(data, "" if condition else suite) if limit is None else limit)
     try:
         _evaluate(
             model or [],
@@ -134,6 +134,13 @@ def evaluate(
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command resumes", err=True)
         raise typer.Exit(130) from None
+
+
+def _default_limit(data: str, suite: str) -> str:
+    from robustlab.evaluate import SUITES
+
+    mini = SUITES[suite].prediction if suite in SUITES else None
+    return DEFAULT_LIMITS.get(data, OTHER_LIMIT) if mini is None else str(mini.images)
 
 
 def _evaluate(
@@ -219,6 +226,7 @@ def _say(text: str) -> None:
 def _summary(results: Results, out: Path) -> None:
     from robustlab.cli.live import console
     from robustlab.evaluate.agreement import agreement_text
+    from robustlab.evaluate.prediction import predicted_texts
     from robustlab.evaluate.store import FILE_NAME
     from robustlab.report.format import count_text, left_out_text
 
@@ -239,6 +247,8 @@ def _summary(results: Results, out: Path) -> None:
         typer.echo(f"left out: {key}: {reason}")
     for row in results.agreement:
         typer.echo(f"surrogate: {agreement_text(row)}")
+    for line in predicted_texts(results.natural):
+        typer.echo(line)
     for line in left_out_text(results.run.get("left_out", [])):
         typer.echo(f"left out: {line}")
     stored, computed = results.run["cells_from_store"], results.run["cells_computed"]

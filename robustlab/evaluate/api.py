@@ -19,7 +19,7 @@ from robustlab.evaluate.conditions import Condition, needed_access
 from robustlab.evaluate.efficiency import EfficiencyRow
 from robustlab.evaluate.environment import hardware, torch_minor, versions
 from robustlab.evaluate.listener import Listener, SilentListener
-from robustlab.evaluate.natural import natural_rows
+from robustlab.evaluate.natural import NaturalRow, natural_rows
 from robustlab.evaluate.parity import ParityRow
 from robustlab.evaluate.plan import SHARD, Models, Plan, Shard, Subject, make_plan, read_batch
 from robustlab.evaluate.results import Example, Results
@@ -83,13 +83,17 @@ def evaluate(
             examples=_examples(plan, store, grid),
             class_names=tuple(plan.data.class_names),
             spread=grid.spread,
-            natural=natural_rows(
-                grid.correct, classes=len(plan.data.class_names), image_size=tuple(plan.data.image_size)
-            ),
+            natural=_natural(plan, grid),
             agreement=_measure_agreement(plan, store, machine),
         )
     results.write(plan.out)
     return results
+
+
+def _natural(plan: Plan, grid: GridResult) -> list[NaturalRow]:
+    size = tuple(plan.data.image_size)
+    rows = natural_rows(grid.correct, classes=len(plan.data.class_names), image_size=size)
+    return rows if plan.suite.prediction is None else [*rows, *plan.suite.prediction.rows(grid.correct)]
 
 
 def _open_store(out: Path) -> Store:

@@ -50,6 +50,8 @@ MEAN_LABELS = (
     ("relative_mce_unnormalised", "relative mCE, un-normalised"),
     ("mce_alexnet", "mCE, AlexNet = 100"),
     ("worst_case", "right under all corruptions"),
+    ("predicted_mce_unnormalised", "predicted mCE, un-normalised"),
+    ("predicted_mce_alexnet", "predicted mCE, AlexNet = 100"),
 )
 
 
@@ -74,14 +76,20 @@ class NaturalRow(TypedDict):
 def _mean(model: str, metric: str, values: NDArray[np.float64], low: float, high: float) -> NaturalRow:
     """The mean of one number per sample; its normal interval, clipped to [low, high]."""
     n = len(values)
-    value = float(values.mean())
+    value, half = float(values.mean()), half_width(values, low, high)
+    return NaturalRow(
+        model=model, metric=metric, value=value, ci_low=max(low, value - half), ci_high=min(high, value + half), n=n
+    )
+
+
+def half_width(values: NDArray[np.float64], low: float, high: float) -> float:
+    """Half of the 95 % interval of the mean of `values` (n,), n >= 1, which lie in [low, high]."""
+    n = len(values)
     half = Z95 * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else high - low
     if half == 0.0:
         # All samples alike says less than an interval of no width: as for a proportion of none.
         half = wilson(0, n)[1] * (high - low)
-    return NaturalRow(
-        model=model, metric=metric, value=value, ci_low=max(low, value - half), ci_high=min(high, value + half), n=n
-    )
+    return half
 
 
 def natural_rows(

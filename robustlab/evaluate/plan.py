@@ -326,6 +326,8 @@ def make_plan(
     if not len(dataset):
         raise DataError(f"data set {dataset.name} is empty; allowed: at least one image")
     count = count_images(limit, len(dataset))
+    if chosen.prediction is not None:
+        chosen.prediction.check_data(chosen.name, dataset)
     chosen, left_out = _available(chosen, dataset)
     images, _ = read_batch(dataset, range(min(tile, count)))
     gradients = any(_differentiates(condition) for condition in chosen.conditions)

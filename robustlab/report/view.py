@@ -15,6 +15,7 @@ from typing import Any
 
 from robustlab.evaluate.agreement import agreement_text
 from robustlab.evaluate.natural import MEAN_LABELS
+from robustlab.evaluate.prediction import predicted_texts
 from robustlab.report.format import condition_kind, condition_title, left_out_text
 
 
@@ -177,10 +178,11 @@ def _cells(results: object) -> tuple[Cell, ...]:
 
 
 def _notes(results: object) -> tuple[str, ...]:
-    """What has to be said beside the numbers: of surrogates, and of what was left out."""
+    """What has to be said beside the numbers: of surrogates, of what is predicted, and of what was left out."""
     agreement = [f"{agreement_text(row)}." for row in field(results, "agreement") or ()]
     left_out = (field(results, "run") or {}).get("left_out") or ()
-    return (*agreement, *(f"Left out: {line}." for line in left_out_text(left_out)))
+    predicted = (f"{line}." for line in predicted_texts(field(results, "natural") or ()))
+    return (*agreement, *predicted, *(f"Left out: {line}." for line in left_out_text(left_out)))
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:
