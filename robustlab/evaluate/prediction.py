@@ -40,7 +40,7 @@ class PredictedRow(NaturalRow):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What was predicted for a network of calibration by those of other groups, beside what it has in full."""
+    """What was predicted for a network by those of other groups on other images, beside what it has in full."""
 
     network: str
     group: str

@@ -129,13 +129,13 @@ def test_held_out_networks_have_no_part(script: ModuleType, monkeypatch: pytest.
     changed[:3] = np.random.default_rng(5).random(changed[:3].shape) < 0.5
     other = script.Outcomes(changed, outcomes.networks, outcomes.groups, outcomes.conditions, "made")
     after = script.hold_out(other, "cifar10-c", "mce_unnormalised", 2)
-    chosen, weights = script.choose_cells(
-        outcomes.without("x"), script.target("mce_unnormalised", outcomes.conditions), 2, 100
-    )
+    odd = outcomes.without("x", 0)
+    assert odd.groups == tuple("yyyzzz") and np.array_equal(odd.wrong, outcomes.wrong[3:, :, 1::2])
+    chosen, weights = script.choose_cells(odd, script.target("mce_unnormalised", outcomes.conditions), 2, 100)
     for i in range(3):
-        assert before[i].predicted == pytest.approx(outcomes.wrong[i].mean(axis=1)[chosen] @ weights)
-        assert after[i].predicted == pytest.approx(changed[i].mean(axis=1)[chosen] @ weights)
-    assert [row.predicted for row in before[3:]] != pytest.approx([row.predicted for row in after[3:]])
+        assert before[i].predicted == pytest.approx(outcomes.wrong[i, :, ::2].mean(axis=1)[chosen] @ weights)
+        assert after[i].predicted == pytest.approx(changed[i, :, ::2].mean(axis=1)[chosen] @ weights)
+    assert [row.predicted for row in before[6:]] != pytest.approx([row.predicted for row in after[6:]])
 
 
 def test_the_loss_is_the_expected_squared_error(script: ModuleType) -> None:
