@@ -225,6 +225,8 @@ def _paying(name: str, what: str, attempts: Sequence[Attempt], n: int, reached: 
     """
     if not attempts:
         return Check(name, "skip", f"nothing to try: {what}")
+    if not n:
+        return Check(name, "skip", f"no image was left to try: {what}")
     broken = len(union(attempts).difference(reached))
     warn, fail = (max(share, (least - 0.5) / n) for share, least in PAYING[name])
     status = graded(broken / n, warn, fail)

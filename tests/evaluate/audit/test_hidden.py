@@ -105,6 +105,13 @@ def test_nothing_is_tried_again_where_nothing_else_broke_more() -> None:
     assert examine._again(campaign, _given(campaign.target.model), SMALL) == []
 
 
+def test_a_model_that_plain_pgd_breaks_on_all_images_is_audited() -> None:
+    found = run_audit(Network(), Toy(), reference=Network(), ball=Linf(0.9), settings=replace(SMALL, rounds=1))
+    assert found.robust.value == 0
+    status = {check.name: (check.status, check.text) for check in found.checks}
+    assert status["other-gradients"][0] == "skip" and "no image was left" in status["other-gradients"][1]
+
+
 @pytest.mark.parametrize(("patience", "rounds"), [(1, 1), (2, 2), (9, 3)])
 def test_a_network_that_jumps_gets_more_rounds_without_success(
     patience: int, rounds: int, monkeypatch: pytest.MonkeyPatch
