@@ -75,8 +75,8 @@ def target(metric: str, conditions: Sequence[str]) -> Array:
 def loss(outcomes: Outcomes, full: Array, images: int) -> Array:
     """The matrix Q (conditions, conditions): w with the sum of `full` have the expected squared error w'Qw.
 
-    As the sum of the weights is fixed, a network's error is a sum over conditions of w times the excess: the condition's
-    error rate less the network's full metric per unit of weight.
+    As the sum of the weights is fixed, a network's error is a sum over conditions of w times the excess: the
+    condition's error rate less the network's full metric per unit of weight.
     """
     count, measured = len(outcomes.conditions), outcomes.wrong.shape[2]
     total = np.zeros((count, count))
