@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+_MOST_SHOWN = 120
 
 
 class RobustlabError(Exception):
@@ -48,6 +49,9 @@ def check_choice(argument: str, value: T, choices: Iterable[T]) -> T:
         return value
     hint = difflib.get_close_matches(str(value), [str(c) for c in known], n=1)
     suggestion = f" (did you mean {hint[0]}?)" if hint else ""
+    if len(known) > _MOST_SHOWN:
+        near = difflib.get_close_matches(str(value), [str(c) for c in known], n=5, cutoff=0.3) or known[:5]
+        raise invalid(argument, value, f"{len(known)} names, such as {', '.join(str(c) for c in near)}{suggestion}")
     raise invalid(argument, value, ", ".join(str(c) for c in known) + suggestion)
 
 

@@ -36,6 +36,16 @@ def test_choice_suggests() -> None:
     assert "did you mean" not in str(raised.value)
 
 
+def test_of_many_choices_the_nearest_are_named() -> None:
+    names = [f"resnet{depth}" for depth in range(1000)]
+    with pytest.raises(ArgumentError) as caught:
+        check_choice("architecture", "resnt50", names)
+    assert "allowed: 1000 names, such as " in str(caught.value) and "did you mean resnet50?" in str(caught.value)
+    assert len(str(caught.value)) < 200
+    with pytest.raises(ArgumentError, match="such as resnet0, resnet1,"):
+        check_choice("architecture", "%", names)
+
+
 @pytest.mark.parametrize("bad", [0, 11, 2.0, True, None, "3", math.nan])
 def test_int(bad: object) -> None:
     assert check_int("n", 1, 1, 10) == 1 and check_int("n", 10, 1, 10) == 10
