@@ -268,3 +268,13 @@ def test_a_part_of_another_suite_is_refused(tmp_path: Path) -> None:
     path.write_text(TEXT.replace('of = "cifar10-c"', 'of = "cifar100-c"'), encoding="utf-8")
     with pytest.raises(ArgumentError, match="of of the prediction in suite my-mini is 'cifar100-c'"):
         load_suite(path)
+
+
+@pytest.mark.parametrize("name", MINI)
+def test_the_command_takes_as_many_images_as_were_planned(name: str) -> None:
+    from robustlab.cli.evaluate import _default_limit
+
+    prediction = SUITES[name].prediction
+    assert prediction is not None
+    assert _default_limit("signs", name) == str(prediction.images)
+    assert (_default_limit("signs", "quick"), _default_limit("cifar10", "my.toml")) == ("500", "1000")
