@@ -26,7 +26,8 @@ class AttackResult:
     """What an attack did.
 
     Attributes:
-        images: float32 (N, C, H, W), in the threat model. A sample that the model gets wrong already is unchanged.
+        images: float32 (N, C, H, W), in the threat model. A sample that the model gets wrong already is unchanged
+            (of a `Divergence`: one that parts the two models already).
         attacked: bool (N,). False where logits or gradients that are not finite stopped the attack: such a sample
             says nothing about robustness, and must never be counted as broken. Attacks that return their last iterate
             unseen cannot know what the model answers there: judge `images`, as the evaluation does.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from robustlab.compress.composed import Composed
 from robustlab.compress.parts import Parts
+from robustlab.core.access import runs_elsewhere
 from robustlab.core.errors import check_choice, check_int, invalid
 from robustlab.deploy import OptimizedModel, PackedLayer, unoptimized
 from robustlab.kernels import ActivationSpec, flip_bit
@@ -141,7 +142,8 @@ class Memory:
     weights before the kernels prepare them. Not part of the memory: those sums, what pads a word, and flips that the
     kernels refuse because the number would be none (an activation's scale that is not positive and finite).
 
-    Raises `ArgumentError` for an unknown part, or a model without any bits in these parts.
+    Raises `ArgumentError` for an unknown part, a model without any bits in these parts, and one that another runtime
+    runs, whose bits are not here.
     """
 
     def __init__(self, model: nn.Module, parts: Sequence[str] = ("weights",)) -> None:
@@ -149,6 +151,8 @@ class Memory:
             raise invalid("parts", parts, f"a list of at least one of {', '.join(PARTS)}")
         for part in parts:
             check_choice("part", part, PARTS)
+        if runs_elsewhere(unoptimized(model)):
+            raise invalid("model", type(model).__name__, "a model whose bits are here; robustlab convert makes one")
         self.model = model
         self.parts = tuple(dict.fromkeys(parts))
         self.regions: tuple[Region, ...] = tuple(_regions(unoptimized(model), self.parts))
@@ -173,7 +177,7 @@ class Memory:
 
     def region(self, flip: Flip) -> Region:
         """Where a flip is. Raises `ArgumentError` for one that is not in this memory."""
-        region = self._by_name.get((flip.layer, flip.part))
+        region = self._by_name.get((flip.layer, flip.part)) if isinstance(flip, Flip) else None
         if region is None:
             raise invalid("flip", flip, "a layer and part of this memory")
         check_int("element", flip.element, 0, region.elements - 1)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from robustlab.attacks._attack import Attack
 from robustlab.attacks._goal import Goal, finite_rows
-from robustlab.attacks._victim import Victim
+from robustlab.attacks._victim import Victim, logits_of, network_of, no_gradient
 from robustlab.attacks.gradient._loop import ascend
 from robustlab.attacks.gradient.pgd import PGD
 from robustlab.attacks.transfer._together import Pair
 from robustlab.core import Tiled, frozen
+from robustlab.core.access import gives
 from robustlab.core.errors import check_number, invalid
 from robustlab.deploy import fingerprint, load, unoptimized
 
@@ -55,6 +56,8 @@ class Divergence(Attack):
             raise invalid("authority", type(self.authority).__name__, "a model, or the name of one")
         if isinstance(self.authority, str):
             object.__setattr__(self, "authority", load(self.authority))
+        if not gives(network_of(self._authority), "gradient"):
+            raise invalid("authority", type(network_of(self._authority)).__name__, "a model that gives a gradient")
 
     @classmethod
     def of(cls, attack: Attack, authority: nn.Module | str) -> Divergence:
@@ -88,14 +91,31 @@ class Divergence(Attack):
         if victim.tile is not None:
             pair = Tiled(pair, victim.tile).eval()
         with frozen(self._authority):
+            self._check(victim, origin[:1], goal)
             both = Victim(pair, len(origin))
-            with torch.no_grad():
-                goal.check(both.logits(origin[:1], torch.arange(1)).shape[1] // 2)
             schedule = replace(self._pgd().schedule, loss=self._loss)
             result, attacked = ascend(both, origin, Parting(goal.labels), keys, schedule)
         victim.queries += both.queries
         victim.gradients += both.gradients
         return result, attacked
+
+    def _check(self, victim: Victim, image: Tensor, goal: Goal) -> None:
+        """Raise `ArgumentError` unless both models differentiate, have the same classes, and are not one."""
+        authority = network_of(self._authority)
+        if authority is victim.network or fingerprint(authority) == fingerprint(victim.network):
+            raise invalid("authority", type(authority).__name__, "another model than the one under attack")
+        classes = []
+        for network in (victim.network, unoptimized(authority)):
+            with torch.enable_grad():
+                logits = logits_of(network, image.detach().clone().requires_grad_())
+            if not logits.requires_grad:
+                raise no_gradient(network)
+            classes.append(logits.shape[1])
+        if classes[0] != classes[1]:
+            raise invalid(
+                "authority", f"a model of {classes[1]} classes", f"one of {classes[0]}, as the attacked model"
+            )
+        goal.check(classes[0])
 
     def _loss(self, logits: Tensor, goal: Goal) -> Tensor:
         compressed, authority = (

@@ -139,7 +139,7 @@ def _attack(
     from robustlab.cli.targets import check_folder
     from robustlab.core.errors import check_int, invalid
     from robustlab.evaluate.conditions import AttackCondition
-    from robustlab.evaluate.crafting import choose_targets, craft, write_rows
+    from robustlab.evaluate.crafting import choose_targets, craft, earlier_rows, write_rows
     from robustlab.evaluate.data import open_data
     from robustlab.evaluate.environment import versions
     from robustlab.evaluate.plan import make_plan
@@ -171,12 +171,6 @@ def _attack(
         )
     nobody = torch.zeros(1, dtype=torch.int64)
     choose_targets(target, nobody, dataset.class_names, nobody)
-    check_folder("--out", out)
-    kept: dict[str, _Kept] = {condition.key: _Kept() for condition in conditions}
-    with watch() as watcher:
-        for condition, part in craft(plan, target, watcher):
-            kept[condition.key].add(plan, condition, part, save)
-    rows = [kept[condition.key].row(subject.name, condition, target) for condition in conditions]
     run = {
         "versions": versions(),
         "model": {"source": model, "fingerprint": subject.fingerprint, "gradient": subject.gradient},
@@ -184,6 +178,13 @@ def _attack(
         "seed": seed,
         "tile": tile,
     }
+    check_folder("--out", out)
+    earlier_rows(out / "attack.json", run)
+    kept: dict[str, _Kept] = {condition.key: _Kept() for condition in conditions}
+    with watch() as watcher:
+        for condition, part in craft(plan, target, watcher):
+            kept[condition.key].add(plan, condition, part, save)
+    rows = [kept[condition.key].row(subject.name, condition, target) for condition in conditions]
     write_rows(out / "attack.json", rows, run)
     _say(plan, rows, kept, save)
 
@@ -295,7 +296,7 @@ def _say(plan: Plan, rows: Sequence[CraftedRow], kept: dict[str, _Kept], save: S
         seen = kept[row["attack"]]
         if seen.parted is not None:
             typer.echo(
-                f"wrong here and right by the authority: {seen.parted} of {row['n']}, "
+                f"{row['attack']}: wrong here and right by the authority: {seen.parted} of {row['n']}, "
                 f"{seen.parted_before} before the attack"
             )
         if seen.pairs:

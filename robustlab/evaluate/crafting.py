@@ -11,7 +11,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from robustlab.attacks import Attack
@@ -19,9 +19,9 @@ from robustlab.core import Progress, RobustlabError, StoreError, Tiled, frozen
 from robustlab.core.errors import check_choice, invalid
 from robustlab.core.keys import derive, integers, sample_keys
 from robustlab.core.tiles import tiles
-from robustlab.evaluate.conditions import AttackCondition
+from robustlab.evaluate.conditions import AttackCondition, Condition
 from robustlab.evaluate.metrics import wilson
-from robustlab.evaluate.plan import Plan, Shard, read_batch
+from robustlab.evaluate.plan import Plan, Shard, Subject, read_batch
 
 PART = 256  # images in a file; a part that is there is not made again
 NO_ANSWER = -1
@@ -102,10 +102,13 @@ def craft(plan: Plan, target: str, progress: Progress) -> Iterator[tuple[AttackC
     """Attack the plan's one model with each of its conditions, all of them attacks, part by part.
 
     Parts are read from ``plan.out / slug / part-00000.safetensors`` where they are there for the same model, data,
-    attack, seed, tile and target, and written there otherwise. Raises `StoreError` for a file that is damaged.
+    attack, seed, tile and target, and written there otherwise. Raises `StoreError` for a file that is damaged, and
+    `ArgumentError` where there are parts of other settings, before anything is attacked: results are never overwritten.
     """
     (subject,) = plan.subjects
     choose_targets(target, torch.zeros(1, dtype=torch.int64), plan.data.class_names, torch.zeros(1, dtype=torch.int64))
+    for condition in plan.conditions:
+        _check_folder(plan, subject, condition, target)
     progress.start("attack", len(plan.conditions) * plan.count)
     try:
         with frozen(subject.model):
@@ -113,12 +116,9 @@ def craft(plan: Plan, target: str, progress: Progress) -> Iterator[tuple[AttackC
             for condition in plan.conditions:
                 if not isinstance(condition, AttackCondition):
                     raise invalid("attack", condition.key, "an attack such as pgd20-linf-8of255")
-                _forget(plan.out / condition.key, -(-plan.count // PART))
-                for index, (start, stop) in enumerate(tiles(plan.count, PART)):
-                    shard = Shard(index, start, stop)
-                    path = plan.out / condition.key / f"part-{index:05}.safetensors"
+                for path, shard in _shards(plan, condition).items():
                     key = f"{plan.key(subject, condition, shard)} {target}"
-                    part = _read(path, key)
+                    part = _read(path)
                     if part is None:
                         part = _make(plan, tiled, condition, target, shard.ids)
                         _write(path, key, part)
@@ -128,12 +128,22 @@ def craft(plan: Plan, target: str, progress: Progress) -> Iterator[tuple[AttackC
         progress.finish()
 
 
-def _forget(folder: Path, parts: int) -> None:
-    """Remove what a run with other settings left: parts beyond the last one, and pictures, which are remade."""
-    wanted = {f"part-{index:05}.safetensors" for index in range(parts)}
-    for path in (*folder.glob("part-*.safetensors"), *folder.glob("png/*.png")):
-        if path.name not in wanted:
-            path.unlink()
+def _shards(plan: Plan, condition: Condition) -> dict[Path, Shard]:
+    """The files of an attack, and the images in each."""
+    return {
+        plan.out / condition.key / f"part-{index:05}.safetensors": Shard(index, start, stop)
+        for index, (start, stop) in enumerate(tiles(plan.count, PART))
+    }
+
+
+def _check_folder(plan: Plan, subject: Subject, condition: Condition, target: str) -> None:
+    """Raise `ArgumentError` where the folder of an attack has parts of other settings."""
+    shards = _shards(plan, condition)
+    for path in sorted((plan.out / condition.key).glob("part-*.safetensors")):
+        shard = shards.get(path)
+        if shard is None or _key(path) != f"{plan.key(subject, condition, shard)} {target}":
+            allowed = "a folder without images of another model, data set, number of images, seed, tile or target"
+            raise invalid("out", str(path.parent), f"{allowed}; choose another, or remove these")
 
 
 def _make(plan: Plan, model: Tiled, condition: AttackCondition, target: str, ids: range) -> Part:
@@ -180,21 +190,33 @@ def _answers(model: Tiled, images: Tensor) -> Tensor:
 def _write(path: Path, key: str, part: Part) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file({name: value.contiguous() for name, value in vars(part).items()}, temporary, metadata={"key": key})
+    # Not save_file, which gives nobody else the right to read the file.
+    temporary.write_bytes(save({name: value.contiguous() for name, value in vars(part).items()}, {"key": key}))
     temporary.replace(path)
 
 
-def _read(path: Path, key: str) -> Part | None:
-    """The part in a file, or None where there is none of this key."""
+def _key(path: Path) -> str:
+    """What a file of images was made with."""
+    try:
+        with safe_open(path, "pt") as file:
+            return str((file.metadata() or {}).get("key", ""))
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path} cannot be read ({error}); remove it, and its images are made again")
+
+
+def _read(path: Path) -> Part | None:
+    """The part in a file, or None where there is none."""
     if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
             return Part(**{name: file.get_tensor(name) for name in Part.__dataclass_fields__})
     except (SafetensorError, OSError, TypeError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); remove it, and its images are made again") from error
+        raise _damaged(path, error) from error
 
 
 def summary(model: str, condition: AttackCondition, target: str, parts: Sequence[Part], norms: Tensor) -> CraftedRow:
@@ -231,6 +253,33 @@ def summary(model: str, condition: AttackCondition, target: str, parts: Sequence
     )
 
 
+_SAME = ("model", "data", "seed", "tile")
+
+
+def earlier_rows(path: Path, run: dict[str, object]) -> list[CraftedRow]:
+    """The rows of an earlier report of the same model, data, seed and tile; none without a file.
+
+    Raises `ArgumentError` for a report of another run, and `StoreError` for a file that is no report.
+    """
+    if not path.is_file():
+        return []
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        rows, other = report["attacks"], [name for name in _SAME if report["run"][name] != run[name]]
+        known = [row for row in rows if isinstance(row["attack"], str)]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise StoreError(f"{path} is no report of attacks ({error}); choose another folder, or remove it") from error
+    if other:
+        allowed = f"a folder without a report of another {' or '.join(other)}; choose another, or remove {path.name}"
+        raise invalid("out", str(path.parent), allowed)
+    return known
+
+
 def write_rows(path: Path, rows: Sequence[CraftedRow], run: dict[str, object]) -> None:
-    """``{"schema": 1, "run": ..., "attacks": [...]}`` as JSON."""
-    path.write_text(json.dumps({"schema": 1, "run": run, "attacks": list(rows)}, indent=2, allow_nan=False) + "\n")
+    """``{"schema": 1, "run": ..., "attacks": [...]}`` as JSON, after what the file says of other attacks."""
+    new = {row["attack"] for row in rows}
+    kept = [row for row in earlier_rows(path, run) if row["attack"] not in new]
+    content = {"schema": 1, "run": run, "attacks": [*kept, *rows]}
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)

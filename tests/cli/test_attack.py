@@ -61,8 +61,8 @@ def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mon
         patch.setattr(PGD, "run", refuse)
         assert run(command) == 0
     assert path.stat().st_mtime_ns == written
-    assert run([*command, "--seed", "1"]) == 0
-    assert not torch.equal(load_file(path)["images"], first["images"])
+    assert run([*command[:-1], str(tmp_path / "other"), "--seed", "1"]) == 0
+    assert not torch.equal(load_file(tmp_path / "other" / path.parent.name / path.name)["images"], first["images"])
     path.write_bytes(path.read_bytes()[:100])
     assert run(command) == 2
 
@@ -135,15 +135,27 @@ def test_no_answer_is_not_a_wrong_one(tmp_path: Path) -> None:
     assert row["not_attacked"] == round(8 * row["clean"])
 
 
-def test_files_of_other_settings_do_not_stay(tmp_path: Path) -> None:
-    command = ["attack", MODEL, "--attack", "fgsm-linf-8of255-uint8", "--save", "png", "--out", str(tmp_path)]
-    assert run([*command, "--limit", "260"]) == 0
-    assert run([*command, "--limit", "8", "--target", "next"]) == 0
-    folder = tmp_path / "fgsm-linf-8of255-uint8"
-    assert [path.name for path in folder.glob("part-*")] == ["part-00000.safetensors"]
-    kept = load_file(folder / "part-00000.safetensors")
-    reached = (kept["prediction"] == kept["targets"]) & (kept["clean"] != kept["targets"])
-    assert len(list((folder / "png").glob("*.png"))) == int(reached.sum())
+def test_files_of_other_settings_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["attack", MODEL, "--attack", "fgsm-linf-8of255-uint8", "--out", str(tmp_path)]
+    assert run([*command, "--limit", "12"]) == 0
+    path = tmp_path / "fgsm-linf-8of255-uint8" / "part-00000.safetensors"
+    before, report = path.read_bytes(), (tmp_path / "attack.json").read_bytes()
+    for change in (["--limit", "8"], ["--limit", "12", "--seed", "1"], ["--limit", "12", "--target", "next"]):
+        assert run([*command, *change]) == 2
+        assert "choose another, or remove" in capsys.readouterr().err
+    assert run(["attack", "robustlab:signs_w8a8", "--limit", "12", "--attack", "fgsm-linf-4of255", *command[-2:]]) == 2
+    assert "another model" in capsys.readouterr().err
+    assert (path.read_bytes(), (tmp_path / "attack.json").read_bytes()) == (before, report)
+
+
+def test_attacks_of_one_folder_are_in_one_report(tmp_path: Path) -> None:
+    command = ["attack", MODEL, "--limit", "8", "--out", str(tmp_path), "--attack"]
+    for slug in ("fgsm-linf-8of255", "fgsm-linf-4of255", "fgsm-linf-8of255"):
+        assert run([*command, slug]) == 0
+    rows = json.loads((tmp_path / "attack.json").read_text(encoding="utf-8"))["attacks"]
+    assert [row["attack"] for row in rows] == ["fgsm-linf-4of255", "fgsm-linf-8of255"]
+    path = tmp_path / "fgsm-linf-8of255" / "part-00000.safetensors"
+    assert path.stat().st_mode == (tmp_path / "attack.json").stat().st_mode
 
 
 def test_an_authority_makes_diva_of_pgd_and_counts_what_parts_the_two(

@@ -29,7 +29,7 @@ from robustlab.evaluate.probe import check_answers, check_parameters
 from robustlab.evaluate.store import digest
 from robustlab.evaluate.suspicion import IMAGES, warn_of_preprocessing
 
-VERSION = 2
+VERSION = 3
 """Raised when the same audit gives other results."""
 DEFAULT_LIMIT = 100
 

@@ -36,6 +36,7 @@ class Attempt:
         first: how many of them nothing had broken before.
         seconds: of this run, or of the run that did it.
         failed: why it could not run; empty if it could.
+        silent: ids of samples that it could not attack, because the model gave values that are not finite.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Attempt:
     first: int
     seconds: float
     failed: str = ""
+    silent: tuple[int, ...] = ()
 
 
 class Campaign:
@@ -99,14 +101,15 @@ class Campaign:
 
         def work() -> dict[str, Any]:
             begin, failed = time.perf_counter(), ""
-            broken = torch.zeros(len(rows), dtype=torch.bool)
+            broken = silent = torch.zeros(len(rows), dtype=torch.bool)
             try:
                 if len(rows):
-                    broken = self._attack(name, source, attack, rows, rank, tempered, target)
+                    broken, silent = self._attack(name, source, attack, rows, rank, tempered, target)
             except ArgumentError as error:
                 failed = str(error)
-            seconds = time.perf_counter() - begin
-            return {"broken": rows[broken].tolist(), "seconds": round(seconds, 3), "failed": failed}
+            seconds = round(time.perf_counter() - begin, 3)
+            found = {"broken": rows[broken].tolist(), "silent": rows[silent].tolist()}
+            return {**found, "seconds": seconds, "failed": failed}
 
         self._progress.start(name, len(rows))
         try:
@@ -115,7 +118,8 @@ class Campaign:
             self._progress.finish()
         broken = tuple(found["broken"])
         first = sum(bool(self.left[i]) for i in broken)
-        attempt = Attempt(name, family, text, len(rows), broken, first, found["seconds"], found["failed"])
+        silent = tuple(found["silent"])
+        attempt = Attempt(name, family, text, len(rows), broken, first, found["seconds"], found["failed"], silent)
         if counts:
             self.left[list(broken)] = False
             self.attempts.append(attempt)
@@ -130,8 +134,8 @@ class Campaign:
         rank: int | None,
         tempered: bool,
         target: Target,
-    ) -> Tensor:
-        parts = []
+    ) -> tuple[Tensor, Tensor]:
+        parts, silent = [], []
         keys = sample_keys(target.seed, f"audit/{name}", rows)
         with source.active() as given, seeded(target.seed, f"attack/{name}"), quiet():
             model = Tempered(given) if tempered else given
@@ -143,10 +147,11 @@ class Campaign:
                 aims = None
                 if rank is not None:
                     aims = runners_up(logits_in_batches(model, images), labels, rank)
-                adversarial = attack(model, images, labels, targets=aims, keys=keys[start:stop])
-                parts.append(target.broken(adversarial, some, f"{name}/{start}"))
+                result = attack.run(model, images, labels, targets=aims, keys=keys[start:stop])
+                parts.append(target.broken(result.images, some, f"{name}/{start}"))
+                silent.append(~result.attacked & ~parts[-1])
                 self._progress.advance(stop - start, f"{int(torch.cat(parts).sum())} broken")
-        return torch.cat(parts)
+        return torch.cat(parts), torch.cat(silent)
 
     def measured(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A measurement that is kept as attempts are."""
@@ -172,7 +177,7 @@ def union(attempts: Sequence[Attempt]) -> set[int]:
 
 def as_json(attempt: Attempt) -> dict[str, Any]:
     """For the result's file."""
-    return {**asdict(attempt), "broken": list(attempt.broken)}
+    return {**asdict(attempt), "broken": list(attempt.broken), "silent": list(attempt.silent)}
 
 
 def runners_up(logits: Tensor, labels: Tensor, rank: int) -> Tensor:

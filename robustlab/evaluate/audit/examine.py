@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlab.attacks import APGDCE, NES, PGD, Attack, Square
+from robustlab.attacks import APGDCE, NES, PGD, Attack, HopSkipJump, Square
 from robustlab.core import Ball
 from robustlab.core.errors import check_int
 from robustlab.evaluate.audit import probes, radii
@@ -94,7 +94,7 @@ def examine(
     else:
         checks.append(Check("zero-gradient", "fail", "the model has no gradient", {"images": 1.0, "pixels": 1.0}))
     survivors = campaign.survivors
-    doubtful = any(check.name in ("slope", "ascent") and check.status in ("warn", "fail") for check in checks)
+    doubtful = any(check.name in ("slope", "ascent") and check.status != "pass" for check in checks)
     compared = survivors[: 2 * settings.probe_images]  # Rounds of the best ones see the others.
     shown = round(n * len(compared) / max(1, len(survivors)))
     adaptive = _adaptive(campaign, others, compared, settings)
@@ -104,6 +104,8 @@ def examine(
         adaptive += _adaptive(campaign, [around], still, settings)
         _estimate(campaign, given, still, settings)
     search = _search(campaign, given, compared, settings.queries, "square")
+    if search is not None and search.failed:
+        search = _decide(campaign, given, compared, settings.queries)
 
     usable = [given, *others] if attackable else others
     ranked = _ranked(usable, adaptive)
@@ -120,6 +122,7 @@ def examine(
     checks += grown
     unbounded = radii.unbounded(campaign, given if attackable else None, best, probed, settings.long_steps)
     checks += unbounded
+    checks.append(_finite(campaign, n))
     lowest = campaign.accuracy
     start = float(clean.float().mean())
     plain = len(union([a for a in campaign.attempts if a.family == PLAIN]))
@@ -131,7 +134,7 @@ def examine(
         attackable=attackable,
         stable=stable,
         noise=100 / n,
-        blind=all(check.status == "fail" for check in unbounded),
+        blind=all(check.status in ("fail", "skip") for check in unbounded),
     )
     achieved = {a.name: a.first for a in campaign.attempts if a.first}
     return Audit(
@@ -158,6 +161,14 @@ def _random(target: Target) -> Check:
         return Check("randomness", "pass", "the same images give the same logits")
     text = f"the model is random: an image counts as broken if it is wrong in most of {JUDGE_DRAWS} passes"
     return Check("randomness", "fail", text)
+
+
+def _finite(campaign: Campaign, n: int) -> Check:
+    """Whether the model kept giving finite values under attack; where it did not, nothing has been shown."""
+    silent = {index for attempt in campaign.attempts for index in attempt.silent}
+    share = len(silent) / n
+    text = f"values that are not finite kept {len(silent)} images ({100 * share:.0f} %) from being attacked"
+    return Check("finite", graded(share, min(0.5 / n, 0.05), 0.05), text, {"images": float(len(silent))})
 
 
 def _measure(campaign: Campaign, sources: Sequence[Source], rows: Tensor) -> list[Check]:
@@ -225,6 +236,8 @@ def _paying(name: str, what: str, attempts: Sequence[Attempt], n: int, reached: 
     """
     if not attempts:
         return Check(name, "skip", f"nothing to try: {what}")
+    if all(attempt.failed for attempt in attempts):
+        return Check(name, "skip", f"could not run: {what}; {attempts[0].failed}")
     if not n:
         return Check(name, "skip", f"no image was left to try: {what}")
     broken = len(union(attempts).difference(reached))
@@ -256,6 +269,12 @@ def _search(campaign: Campaign, given: Source, rows: Tensor, queries: int, name:
         return None
     source = replace(given, text="no gradient")
     return campaign.run(name, source, Square(campaign.target.ball, steps=queries), rows, family=BLACK_BOX)
+
+
+def _decide(campaign: Campaign, given: Source, rows: Tensor, queries: int) -> Attempt:
+    """HopSkipJump, for a model that gives classes alone; it needs ten times the queries of a search on scores."""
+    attack = HopSkipJump(campaign.target.ball, steps=10 * queries)
+    return campaign.run("hopskipjump", replace(given, text="labels alone"), attack, rows, family=BLACK_BOX)
 
 
 def _estimate(campaign: Campaign, given: Source, rows: Tensor, settings: Settings) -> None:

@@ -91,6 +91,7 @@ def finite_differences(target: Target, source: Source, rows: Tensor, *, exact: b
     keys = sample_keys(target.seed, "audit-directions", range(len(rows)))
     steps = [h for h in STEPS if h <= max(target.ball.eps, STEPS[0])]
     correlations, wins = [], []
+    moves = torch.zeros(len(rows), dtype=torch.bool)
     with seeded(target.seed, "slopes"), frozen(target.model):
 
         def value(moved: Tensor) -> Tensor:
@@ -107,9 +108,14 @@ def finite_differences(target: Target, source: Source, rows: Tensor, *, exact: b
                 down.append(value(minus))
                 predicted.append(((plus - minus) * slopes).flatten(1).double().sum(1))
             moved = torch.stack(up) - torch.stack(down)
+            moves |= (moved != 0).any(dim=0)
             correlations.append(_cosine(moved, torch.stack(predicted)))
             best = torch.maximum(torch.stack(up).amax(0), torch.stack(down).amax(0)) - here
             wins.append(float((up_along[index] > best).double().mean()))
+    still = float((~moves).float().mean())
+    if still > STILL:
+        text = f"outputs do not change at all on {100 * still:.0f} % of images, steps to {round(255 * steps[-1])}/255"
+        return Check("slope", "warn", text, {"still": still}), Check("ascent", "skip", text)
     slope, ascent = max(correlations), max(wins)
     numbers = {f"{round(255 * h)}of255": c for h, c in zip(steps, correlations, strict=True)}
     text = (
@@ -124,6 +130,8 @@ SLOPE = (0.3, 0.1)
 """Where a gradient stands in for steps: random directions of a few levels move a 4-bit network mostly by rounding."""
 EXACT_SLOPE = (0.5, 0.3)
 """Where it is exact. Trained float networks have 0.85 to 1.0."""
+STILL = 0.5
+"""Share of images whose outputs no random step changes, above which there is nothing to compare a gradient with."""
 ASCENT = (0.9, 0.7)
 AGREEMENT = (0.2, 0.05)
 

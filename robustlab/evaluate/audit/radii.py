@@ -38,16 +38,15 @@ def curve(
         named["best"] = best
     accuracy = {}
     for name, source in named.items():
-        broken = [
-            len(
-                campaign.run(
-                    f"radius-{name}-{factor:g}", source,
-                    PGD(_ball(target.ball, eps), steps=steps, loss="margin"), rows, family=PLAIN, counts=False,
-                ).broken
+        attempts = [
+            campaign.run(
+                f"radius-{name}-{factor:g}", source,
+                PGD(_ball(target.ball, eps), steps=steps, loss="margin"), rows, family=PLAIN, counts=False,
             )
             for factor, eps in zip(RADII, radii, strict=True)
         ]  # fmt: skip
-        accuracy[name] = tuple(1 - count / len(rows) for count in broken)
+        if not any(attempt.failed for attempt in attempts):
+            accuracy[name] = tuple(1 - len(attempt.broken) / len(rows) for attempt in attempts)
     searched = _search_radii(campaign, best, rows, radii, queries)
     if searched:
         accuracy["square"] = searched
@@ -80,6 +79,8 @@ def _search_radii(
         attack = Square(ball, steps=max(1, queries // 4))
         name = f"radius-square-{factor:g}"
         attempt = campaign.run(name, plain, attack, rows, family=BLACK_BOX, counts=False)
+        if attempt.failed:
+            return ()
         found.append(1 - len(attempt.broken) / len(rows))
     return tuple(found)
 
@@ -109,6 +110,8 @@ def unbounded(campaign: Campaign, given: Source | None, best: Source, rows: Tens
 
     def left(name: str, source: Source, tempered: bool) -> Check:
         attempt = campaign.run(name, source, attack, rows, family=PLAIN, counts=False, tempered=tempered)
+        if attempt.failed:
+            return Check(name, "skip", f"could not run: every image allowed, with {source.text}; {attempt.failed}")
         share = 1 - len(attempt.broken) / len(rows)
         scaled = ", logits scaled down" if tempered else ""
         text = f"{100 * share:.0f} % stay right when every image is allowed, with {source.text}{scaled}"

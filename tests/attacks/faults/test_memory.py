@@ -18,7 +18,7 @@ from robustlab.compress.composed import TwoPlanes
 from robustlab.compress.freeze import LayerScheme
 from robustlab.compress.parts import Parts
 from robustlab.core import ArgumentError
-from robustlab.deploy import PackedLayer, fingerprint, optimize, simulated_twin
+from robustlab.deploy import CallableModel, PackedLayer, fingerprint, optimize, simulated_twin
 from robustlab.kernels import ConvGeometry, use_backend
 
 ALL = tuple(FAULT_PARTS)
@@ -186,3 +186,16 @@ def test_layers_in_parts_have_the_bits_of_their_file_and_no_others() -> None:
             assert torch.equal(model(x).nan_to_num(), faulty.nan_to_num())
     assert state(model) == before
     assert torch.equal(model(x), clean)
+
+
+def test_bits_of_another_runtime_are_not_here() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    elsewhere = CallableModel(network, classes=3)
+    elsewhere.add_module("surrogate", network)
+    with pytest.raises(ArgumentError, match="robustlab convert makes one"):
+        Memory(elsewhere)
+
+
+def test_what_is_no_flip_is_named() -> None:
+    with pytest.raises(ArgumentError, match="flip is 'a'"), flipped(nn.Linear(2, 2), ["a"]):  # type: ignore[list-item]
+        pass

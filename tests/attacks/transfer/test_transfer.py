@@ -10,6 +10,7 @@ import robustlab as rl
 from robustlab.attacks import FGSM, PGD, Divergence, Transfer, transfer_matrix
 from robustlab.core import ArgumentError, Linf, Tiled
 from robustlab.core.keys import sample_keys
+from robustlab.deploy import CallableModel
 from robustlab.evaluate import AttackCondition
 
 BALL = Linf(16 / 255)
@@ -141,6 +142,14 @@ def test_a_compressed_model_diverges_from_its_float_model() -> None:
     assert success > 1.5 * plain  # DIVA reports 1.9 to 4.2 times
 
 
+class Blind(nn.Module):
+    """Answers without a gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return B(x)  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -155,6 +164,10 @@ def test_a_compressed_model_diverges_from_its_float_model() -> None:
         lambda: Divergence(BALL, A, steps=0),
         lambda: Divergence(BALL, linear(4, 5))(B, IMAGES, LABELS),
         lambda: Divergence(BALL, A)(B, IMAGES, LABELS, targets=LABELS),
+        lambda: Divergence(BALL, A)(A, IMAGES, LABELS),
+        lambda: Divergence(BALL, A)(Blind(), IMAGES, LABELS),
+        lambda: Divergence(BALL, Blind())(B, IMAGES, LABELS),
+        lambda: Divergence(BALL, CallableModel(A, classes=4)),
         lambda: transfer_matrix(ATTACK, {}, IMAGES, LABELS),
     ],
 )

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustlab.core import ArgumentError, DataError, Linf, StoreError
+from robustlab.deploy import CallableModel
 from robustlab.evaluate.audit import Audit, Settings, below
 from robustlab.evaluate.audit import audit as run_audit
 from robustlab.evaluate.audit.campaign import union
@@ -59,6 +60,27 @@ def test_a_random_model_is_flagged_and_left_as_it_was() -> None:
     assert first.robust == again.robust and first.attempts[0].broken == again.attempts[0].broken
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model.training and all(p.requires_grad for p in model.parameters())
+
+
+def test_a_model_of_labels_alone_is_attacked_by_its_labels() -> None:
+    network = Network()
+    found = _audit(CallableModel(lambda x: network(x).argmax(1), classes=4, access="labels"))
+    assert found.naive is None and found.grade in "CDEF"
+    assert "hopskipjump" in {attempt.name for attempt in found.attempts if attempt.broken}
+    names = {check.name: check for check in found.checks}
+    assert names["other-gradients"].status == "skip" and "could not run" in names["other-gradients"].text
+    assert names["unbounded-best"].status == "skip"
+
+
+def test_what_is_not_finite_under_attack_is_said() -> None:
+    def known(x: Tensor) -> Tensor:
+        apart = (x.detach()[:, None] + 0.5 - DATA.images).flatten(2).abs().amax(2).amin(1)
+        return torch.where((apart < 1e-6)[:, None, None, None], x, torch.nan)
+
+    found = _audit(Network(before=known))
+    check = next(check for check in found.checks if check.name == "finite")
+    assert check.status == "fail" and check.numbers["images"] > 10 and found.grade not in "AB"
+    assert found.robust == found.clean and any(check.text in line for line in found.lines())
 
 
 def test_a_model_that_only_names_a_class_gets_no_number_to_believe() -> None:
