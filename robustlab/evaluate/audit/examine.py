@@ -307,11 +307,12 @@ def _escalate(
     for number in range(1, settings.rounds + 1):
         before = len(campaign.survivors)
         for source in ranked[: 2 if number == 1 else 1]:
-            attack = _strides(ball, settings.long_steps * number, STRIDES[1])
-            name = f"round{number}-{source.name}-strides"
-            campaign.run(name, source, attack, campaign.survivors, family=_family(source))
+            for stride, kind in zip(STRIDES, ("margin", "strides"), strict=True):
+                attack = _strides(ball, settings.long_steps * number, stride)
+                name = f"round{number}-{source.name}-{kind}"
+                campaign.run(name, source, attack, campaign.survivors, family=_family(source))
             for rank in range(min(TARGETS, campaign.target.classes - 1)):
-                attack = PGD(ball, steps=max(1, settings.long_steps // 2 * number), loss="margin")
+                attack = _strides(ball, max(1, settings.long_steps // 2 * number), STRIDES[0])
                 name = f"round{number}-{source.name}-target{rank}"
                 campaign.run(name, source, attack, campaign.survivors, family=_family(source), rank=rank)
             attack = PGD(ball, steps=settings.long_steps * number)
