@@ -27,7 +27,7 @@ from robustlab.evaluate.listener import Listener
 from robustlab.evaluate.memory import return_freed_memory, reusing_freed_memory
 from robustlab.evaluate.metrics import CellRow, Tally
 from robustlab.evaluate.outcomes import Outcomes, join, score
-from robustlab.evaluate.plan import Plan, Shard, Subject, read_batch
+from robustlab.evaluate.plan import SHARD, Plan, Shard, Subject, read_batch
 from robustlab.evaluate.reference import Reference
 from robustlab.evaluate.sampling import show_to_all
 from robustlab.evaluate.shown import Shown
@@ -106,6 +106,7 @@ class _Grid:
         self._bound: dict[str, Condition] = {}  # of the condition that is being run
         self._reference = Reference(plan, store, self._tiled, self._clean.get)
         self._spread = Spread()
+        self._since_returned = 0
         self.result = GridResult()
 
     def run(self) -> None:
@@ -148,7 +149,14 @@ class _Grid:
         for start, stop in tiles(len(shard), self._plan.in_flight) if missing else ():
             self._run_batch(condition, shard, shard.ids[start:stop], missing, tallies)
         if missing:
+            self._return_memory(len(shard))
+
+    def _return_memory(self, images: int) -> None:
+        """Once in a whole shard's images: pages that are given back are cleared again when they are next used."""
+        self._since_returned += images
+        if self._since_returned >= SHARD:
             return_freed_memory()
+            self._since_returned = 0
 
     def _run_batch(
         self, condition: Condition, shard: Shard, ids: range, missing: list[_Unfinished], tallies: dict[str, Tally]
