@@ -196,7 +196,7 @@ def compare(index: int, options: argparse.Namespace) -> dict[str, Any]:
     for seed in range(options.rounds):
         ours.append(measure(options, [str(index), "ours", str(seed), "0"]))
         peer.append(measure(options, [str(index), "peer", str(seed), str(batch)]))
-    row: dict[str, Any] = {**asdict(case), "peer_batch": batch}
+    row: dict[str, Any] = {**asdict(case), "peer_batch": batch, "rounds": options.rounds}
     for name, side in (("ours", ours), ("peer", peer)):
         row[f"{name}_s"] = min(m["seconds"] for m in side)
         row[f"{name}_strength"] = statistics.mean(m["strength"] for m in side)
@@ -209,16 +209,17 @@ def table(rows: list[dict[str, Any]], steps: dict[str, float], options: argparse
     """Markdown."""
     text = (
         f"`python benchmarks/attacks.py`: torch {torch.__version__}, {options.threads} threads, {platform.machine()};"
-        f" {options.rounds} rounds in turn, one process each; robust accuracy in percent, or the median norm.\n\n"
+        " one process each, in turn; robust accuracy in percent, or the median norm.\n\n"
         "| attack | model | n | peer (batch) | strength, robustlab | strength, peer | robustlab s | peer s"
-        " | times faster | goal | memory MB, robustlab | memory MB, peer |\n"
-        "|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+        " | rounds | times faster | goal | memory MB, robustlab | memory MB, peer |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
     )
     for r in rows:
         text += (
             f"| {r['attack']} | {r['model']} | {r['images']} | {r['peer']} ({r['peer_batch']})"
             f" | {r['ours_strength']:.4g} | {r['peer_strength']:.4g} | {r['ours_s']:.2f} | {r['peer_s']:.2f}"
-            f" | {r['ratio']:.2f} | >= {r['goal']:g} | {r['ours_memory_mb']:.0f} | {r['peer_memory_mb']:.0f} |\n"
+            f" | {r['rounds']} | {r['ratio']:.2f} | >= {r['goal']:g}"
+            f" | {r['ours_memory_mb']:.0f} | {r['peer_memory_mb']:.0f} |\n"
         )
     deployed, twin = (1000 * steps[name] for name in TWINS)
     return text + (
@@ -233,7 +234,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--peer-batches", type=int, nargs="+", default=[64, 250])
-    parser.add_argument("--only", nargs="+", choices=[c.attack for c in CASES], help="some of the attacks")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[c.attack for c in CASES],
+        help="some of the attacks; what --out says of the others stays",
+    )
     parser.add_argument("--work", type=Path, help="keep every measurement here, and go on from what is here")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
@@ -245,8 +251,12 @@ def main() -> None:
         print(json.dumps(result))
         return
     rows = []
+    earlier = options.out.with_suffix(".json") if options.out and options.only else None
+    stay = json.loads(earlier.read_text())["rows"] if earlier and earlier.is_file() else []
     for index, case in enumerate(CASES):
-        if not options.only or case.attack in options.only:
+        if options.only and case.attack not in options.only:
+            rows += [row for row in stay if (row["attack"], row["peer"]) == (case.attack, case.peer)]
+        else:
             rows.append(compare(index, options))
             r = rows[-1]
             print(
