@@ -15,7 +15,7 @@ from robustlab.evaluate import agreement as _agreement
 from robustlab.evaluate import efficiency as _efficiency
 from robustlab.evaluate import parity as _parity
 from robustlab.evaluate.agreement import AgreementRow
-from robustlab.evaluate.conditions import Condition, needed_access
+from robustlab.evaluate.conditions import Condition, needed_access, needs_bits
 from robustlab.evaluate.efficiency import EfficiencyRow
 from robustlab.evaluate.environment import hardware, torch_minor, versions
 from robustlab.evaluate.listener import Listener, SilentListener
@@ -185,7 +185,7 @@ def _measure_agreement(plan: Plan, store: Store, machine: dict[str, Any]) -> lis
 def _left_out(plan: Plan) -> list[dict[str, str]]:
     """Conditions that a model does not give enough for: what they need, and what it gives."""
     return [
-        {"model": s.name, "condition": c.key, "needs": needed_access(c), "gives": s.access}
+        {"model": s.name, "condition": c.key, "needs": "bits" if needs_bits(c) else needed_access(c), "gives": s.access}
         for s in plan.subjects
         for c in plan.conditions
         if s.lacks(c)

@@ -213,6 +213,11 @@ def needed_access(condition: Condition) -> Access:
     return declared if declared in LEVELS else "gradient"
 
 
+def needs_bits(condition: Condition) -> bool:
+    """Whether a condition changes the bits of a model, which those that another runtime runs do not give."""
+    return bool(getattr(condition, "needs_bits", False))
+
+
 def _corruption_names() -> dict[str, str]:
     """Names as they are in keys (dashes) -> names of the corruptions (underscores)."""
     return {name.replace("_", "-"): name for name in CORRUPTIONS}

@@ -61,6 +61,7 @@ class FaultCondition(Clean):
         return self.needs_gradient
 
     depends_on_model = True
+    needs_bits = True
 
     def show(self, images: Tensor, labels: Tensor, keys: Tensor, model: nn.Module | None) -> Shown:
         """See `Condition.show`."""

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from robustlab.core import DataError, frozen
-from robustlab.core.access import LEVELS, Access, access_of
+from robustlab.core.access import LEVELS, Access, access_of, runs_elsewhere
 from robustlab.core.errors import check_choice, check_images, check_int, check_labels, invalid
 from robustlab.core.tiles import tiles
 from robustlab.datasets import Dataset
 from robustlab.deploy import ForeignModel, PackedLayer, fingerprint, gradient_kind, load, model_name, optimize, scheme
 from robustlab.evaluate.binding import Bindable, Setting, Source
-from robustlab.evaluate.conditions import Condition, needed_access
+from robustlab.evaluate.conditions import Condition, needed_access, needs_bits
 from robustlab.evaluate.data import open_data
 from robustlab.evaluate.differentiable import differentiable
 from robustlab.evaluate.environment import torch_minor
@@ -63,6 +63,8 @@ class Subject:
 
     def lacks(self, condition: Condition) -> bool:
         """Whether the model does not give what a condition needs, which then attacks none of its images."""
+        if needs_bits(condition) and runs_elsewhere(self.model):
+            return True
         needed = needed_access(condition)
         return LEVELS.index(needed) > LEVELS.index(self.access)
 
@@ -120,7 +122,7 @@ class Plan:
 
     def bound(self, subject: Subject, condition: Condition) -> Condition:
         """The condition as it is for one of the models: see `robustlab.evaluate.binding`."""
-        if not isinstance(condition, Bindable):
+        if not isinstance(condition, Bindable) or subject.lacks(condition):
             return condition
         others = tuple(
             Source(f"{other.fingerprint} {other.gradient}", other.attacked, other.gradient != "none")
@@ -349,11 +351,15 @@ _APPLY: dict[Access, str] = {"scores": "square5000-linf-8of255", "labels": "hops
 def _say_left_out(plan: Plan) -> None:
     """Say in the log which conditions a model gives too little for, and where no attack is left, one that is."""
     for subject in plan.subjects:
-        lacking = [condition.key for condition in plan.conditions if subject.lacks(condition)]
-        if lacking:
+        lacking = [condition for condition in plan.conditions if subject.lacks(condition)]
+        bits = [condition.key for condition in lacking if needs_bits(condition)]
+        other = [condition.key for condition in lacking if not needs_bits(condition)]
+        if bits:
+            _log.warning("the bits of model %s are in another runtime; left out: %s", subject.name, ", ".join(bits))
+        if other:
             attacked = any(c.adversarial and not subject.lacks(c) for c in plan.conditions)
             hint = "" if attacked else f"; no attack of {plan.suite.name} applies, {_APPLY[subject.access]} does"
-            _log.warning("model %s gives %s; left out: %s%s", subject.name, subject.access, ", ".join(lacking), hint)
+            _log.warning("model %s gives %s; left out: %s%s", subject.name, subject.access, ", ".join(other), hint)
 
 
 def _check_preprocessing(subjects: Sequence[Subject], data: Dataset, device: str) -> None:

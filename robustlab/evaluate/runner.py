@@ -118,7 +118,7 @@ class _Grid:
                     s.name,
                     condition.key,
                     s.gradient if condition.needs_gradient else "none",
-                    condition.adversarial,
+                    condition.adversarial or s.lacks(condition),
                     reference=reference,
                 )
                 for s in plan.subjects
@@ -193,7 +193,7 @@ class _Grid:
 
     def _judged(self, condition: Condition, cell: _Unfinished) -> AbstractContextManager[nn.Module]:
         """The model that is asked; one without a gradient is left alone by what needs one."""
-        silent = condition.needs_gradient and cell.subject.gradient == "none"
+        silent = cell.subject.lacks(condition) or (condition.needs_gradient and cell.subject.gradient == "none")
         return nullcontext(cell.tiled) if silent else judged(cell.condition, cell.tiled)
 
     def _check(self, condition: Condition, subject: Subject, shown: Shown, images: Tensor, ids: range) -> None:

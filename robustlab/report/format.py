@@ -158,5 +158,7 @@ def left_out_text(rows: Sequence[Mapping[str, str]]) -> list[str]:
         groups.setdefault((row["model"], row["gives"], row["needs"]), []).append(row["condition"])
     return [
         f"{model} gives {gives}, and {needs} {'is' if needs == 'gradient' else 'are'} needed by {', '.join(keys)}"
+        if needs != "bits"
+        else f"the bits of {model} are in another runtime, and {', '.join(keys)} would change them"
         for (model, gives, needs), keys in groups.items()
     ]

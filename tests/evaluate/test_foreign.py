@@ -82,6 +82,19 @@ def test_what_a_model_gives_too_little_for_is_left_out_and_said(tmp_path: Path) 
     assert worst == {"scored": "square5-linf-64of255", "labelled": None}
 
 
+def test_faults_of_bits_that_are_elsewhere_are_left_out(tmp_path: Path) -> None:
+    here = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 3))
+    models = {"here": here.eval(), "elsewhere": rl.CallableModel(scores, 3)}
+    conditions = ["clean", "faults-random-2"]
+    data: Any = Coloured()
+    results = rl.evaluate(models, data, conditions, out=tmp_path, tile=8, efficiency=False)
+    status = {(row["model"], row["condition"]): row["status"] for row in results.cells}
+    assert status["here", conditions[1]] == "done" and status["elsewhere", conditions[1]] == "not_attacked"
+    assert results.run["left_out"] == [
+        {"model": "elsewhere", "condition": conditions[1], "needs": "bits", "gives": "scores"}
+    ]
+
+
 class _Shown(ForeignModel):
     """Right only for images that are shown as `wanted` says."""
 
